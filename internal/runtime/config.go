@@ -1,0 +1,74 @@
+// Package runtime is the shell around the kernel: it polls, hands batches to workers, commits, takes part in the group,
+// restores and shuts down. Everything that can be decided without I/O is decided in internal/task.
+package runtime
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+
+	"github.com/millrace-io/millrace/internal/clock"
+	"github.com/millrace-io/millrace/observe"
+	"github.com/millrace-io/millrace/processor"
+	"github.com/millrace-io/millrace/topology"
+	"github.com/millrace-io/millrace/txn"
+)
+
+// Config is everything an application was told. The root package fills it.
+type Config struct {
+	App      string
+	Topology *topology.Topology
+
+	Brokers []string
+	TLS     *tls.Config
+	SASL    []sasl.Mechanism
+	Client  []kgo.Opt
+
+	Instance   string
+	Static     bool // the instance name is the group instance id
+	Workers    int
+	WorkersSet bool
+
+	StateDir          string
+	Memory            bool
+	MemoryLimit       int64
+	ReplicationFactor int
+	ReplicationSet    bool
+	AcceptOffsets     bool
+
+	Guarantee          txn.Guarantee
+	CommitInterval     time.Duration
+	Pipelining         bool // fill an epoch while the one before it is committed
+	TransactionTimeout time.Duration
+	SessionTimeout     time.Duration
+	HeartbeatInterval  time.Duration
+	RebalanceTimeout   time.Duration
+	ShutdownTimeout    time.Duration
+	SlowHandler        time.Duration
+
+	OnError processor.Policy
+	Log     *slog.Logger
+	Hooks   []observe.Hooks
+	Clock   clock.Clock
+}
+
+// Defaults are the values of everything a program does not set.
+func Defaults() Config {
+	return Config{
+		MemoryLimit:        512 << 20,
+		Guarantee:          txn.ExactlyOnce,
+		CommitInterval:     100 * time.Millisecond,
+		Pipelining:         true,
+		TransactionTimeout: 60 * time.Second,
+		SessionTimeout:     10 * time.Second,
+		HeartbeatInterval:  time.Second,
+		RebalanceTimeout:   60 * time.Second,
+		ShutdownTimeout:    30 * time.Second,
+		SlowHandler:        10 * time.Second,
+		OnError:            processor.Fail(),
+		Clock:              clock.System{},
+	}
+}

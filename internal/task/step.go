@@ -1,0 +1,132 @@
+package task
+
+import (
+	"github.com/millrace-io/millrace/internal/chaos"
+)
+
+// Result of a Step.
+type Result struct {
+	Records int  // processed (skipped and dead-lettered ones included)
+	More    bool // another Step can make progress at once
+	Waiting int  // input waited for (its broker has more, none is here), -1 if none
+}
+
+// undo is what a record started from, for when it fails.
+type undo struct {
+	open       bool // a savepoint of the state was made
+	outs       int
+	emitted    int64
+	arena      arenaMark
+	streamTime int64
+}
+
+// Step processes up to limit records, smallest head timestamp first (ties: order of Config.Inputs). An error means that
+// policy Fail was met, or that the state is broken: the record was rolled back, everything before it is intact and may be
+// sealed; the error is a *fault.Error naming topic, partition, offset and node. interrupt, if not nil, is asked between
+// records: true ends the Step.
+func (t *Task) Step(limit int, interrupt func() bool) (Result, error) {
+	var r Result
+	for {
+		failed := t.run(&r, limit, interrupt)
+		if failed == nil {
+			ok, waiting := t.ready()
+			r.More, r.Waiting = ok, waiting
+			return r, nil
+		}
+		t.rollback()
+		if err := t.settle(failed); err != nil {
+			r.Waiting = -1
+			return r, err
+		}
+		t.inputs[t.origin.Input].advance()
+		t.records++
+		t.count.Records++
+		r.Records++
+	}
+}
+
+// run processes records until one fails. There is one deferred call for all of them: user code that panics ends the run,
+// and Step begins another behind the bad record.
+func (t *Task) run(r *Result, limit int, interrupt func() bool) (failed error) {
+	defer func() {
+		if !t.user {
+			return // a panic of ours is not the record's fault
+		}
+		if v := recover(); v != nil {
+			t.user = false
+			failed = t.atNode(t.node, "panic", caught(v))
+		}
+	}()
+	for r.Records < limit {
+		if interrupt != nil && interrupt() {
+			return nil
+		}
+		if ok, _ := t.ready(); !ok {
+			return nil
+		}
+		i := t.choose()
+		if t.ahead.graph != nil && t.inputs[i].looked == 0 {
+			t.lookAhead()
+		}
+		if err := t.process(i); err != nil {
+			return err
+		}
+		chaos.Pass(chaos.MidProcess)
+		t.inputs[i].advance()
+		t.records++
+		t.count.Records++
+		r.Records++
+	}
+	return nil
+}
+
+// begin notes which record user code runs for, and that there is nothing to undo yet.
+func (t *Task) begin(i int) {
+	t.origin = Origin{Input: i, Offset: t.inputs[i].head.Offset}
+	t.undo.open = false
+}
+
+// process runs the head of an input through the graph.
+func (t *Task) process(i int) error {
+	in := &t.inputs[i]
+	t.begin(i)
+	t.node = t.w.sources[in.Source].Node
+	if in.timeErr != nil {
+		return in.timeErr
+	}
+	if len(t.condemned) > 0 {
+		if c := t.condemnation(t.origin); c != nil {
+			return c
+		}
+	}
+	t.undo = undo{
+		open: true, outs: len(t.outs), emitted: t.emitted, arena: t.arena.mark(),
+		streamTime: t.streamTime,
+	}
+	t.count.journal = t.count.journal[:0]
+	t.db.Savepoint()
+	t.db.SetTime(in.time)
+	t.streamTime = max(t.streamTime, in.time)
+	t.emitErr = nil
+	t.user = true
+	err := t.graph.Process(in.Source, in.head, in.time)
+	t.user = false
+	if err == nil {
+		err = t.emitErr
+	}
+	return err
+}
+
+// rollback undoes what the record did, if it got as far as doing anything.
+func (t *Task) rollback() {
+	if !t.undo.open {
+		return
+	}
+	t.db.Rollback()
+	t.outs = t.outs[:t.undo.outs]
+	t.emitted = t.undo.emitted
+	t.arena.rollback(t.undo.arena)
+	t.streamTime = t.undo.streamTime
+	t.count.rollback()
+	t.undo.open = false
+}

@@ -1,0 +1,53 @@
+package serde_test
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/millrace-io/millrace/serde"
+)
+
+func ExampleString() {
+	raw, _ := serde.String().Append([]byte("key="), "grün")
+	fmt.Printf("%s\n", raw)
+	// Output: key=grün
+}
+
+func ExampleInt64() {
+	s := serde.Int64()
+	minus, _ := s.Append(nil, -1)
+	zero, _ := s.Append(nil, 0)
+	fmt.Println("in a topic -1 sorts before 0:", bytes.Compare(minus, zero) < 0)
+
+	o := s.(serde.Ordered[int64])
+	minus, _ = o.AppendOrdered(nil, -1)
+	zero, _ = o.AppendOrdered(nil, 0)
+	fmt.Println("in a store -1 sorts before 0:", bytes.Compare(minus, zero) < 0)
+	// Output:
+	// in a topic -1 sorts before 0: false
+	// in a store -1 sorts before 0: true
+}
+
+func ExampleJSON() {
+	type Payment struct {
+		Card  string
+		Cents int64
+	}
+	s := serde.JSON[Payment]()
+	raw, _ := s.Append(nil, Payment{"4711", 1250})
+	fmt.Printf("%s\n", raw)
+
+	_, err := s.Decode([]byte(`{"Cents": "much"}`))
+	fmt.Println(err)
+	// Output:
+	// {"Card":"4711","Cents":1250}
+	// serde/decode: json:Payment "17 bytes": field Cents at byte 16 does not fit the Go type int64
+}
+
+func ExampleOptional() {
+	s := serde.Optional(serde.String())
+	name := "Ada"
+	raw, _ := s.Append(nil, &name)
+	fmt.Printf("%s, nil is null: %v\n", raw, s.(serde.Nullable[*string]).IsNull(nil))
+	// Output: Ada, nil is null: true
+}
