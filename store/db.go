@@ -122,6 +122,7 @@ func (db *DB) open(stores []Binding) error {
 		if reason != "" {
 			return &fault.Error{Code: "store/binding", Kind: fault.Internal, Thing: "store", Value: r.name, Reason: reason}
 		}
+		r.settings(b.Spec)
 		db.names[r.name] = r
 		db.stores = append(db.stores, r)
 	}

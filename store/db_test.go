@@ -153,7 +153,7 @@ func TestRestoreChecksRows(t *testing.T) {
 	good := store.AppendRow(nil, []byte("v"), 5)
 	accessed := append([]byte{1, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 7}, "v"...)
 	for name, bad := range map[string][]byte{
-		"empty": {}, "short": good[:9], "version 2": append([]byte{2}, good[1:]...), "flag 2": append([]byte{1, 2}, good[2:]...),
+		"empty": {}, "short": good[:9], "version 2": append([]byte{2}, good[1:]...), "flag 8": append([]byte{1, 8}, good[2:]...),
 		"short with access time": accessed[:17],
 	} {
 		err := db.Restore("sums", []store.Mutation{{Key: []byte("a"), Value: good}, {Key: []byte("b"), Value: bad}}, []byte("c"))

@@ -144,13 +144,14 @@ func (db *DB) insertClean(hash uint32, key, value []byte, ok bool) (ref uint32) 
 	return ref
 }
 
-// write sets a row in the epoch being filled, or deletes it. value may be part of a slice that read returned.
-func (db *DB) write(r *Rows, key, value []byte, time int64, gone bool) {
+// write sets a row in the epoch being filled, or, without a header, deletes it. value may be part of a slice that read
+// returned.
+func (db *DB) write(r *Rows, key, value []byte, h *RowHeader) {
 	t := db.table
 	hash := t.hash(key)
-	n, mark, now := rowHeaderBytes+len(value), uint32(0), int64(1)
-	if gone {
-		n, mark, now = 0, wordDeleted, 0
+	n, mark, now := 0, uint32(wordDeleted), int64(0)
+	if h != nil {
+		n, mark, now = h.size()+len(value), 0, 1
 	}
 	cur := db.filling()
 	ref := t.find(hash, key)
@@ -175,7 +176,7 @@ func (db *DB) write(r *Rows, key, value []byte, time int64, gone bool) {
 		head := rowHead(row)
 		if head != 0 {
 			if ver := t.slab.at(head); verEpoch(ver) == cur.number {
-				db.overwrite(r, ref, row, head, ver, value, time, n, mark, now)
+				db.overwrite(r, ref, row, head, ver, value, h, n, mark, now)
 				return
 			}
 		}
@@ -192,8 +193,8 @@ func (db *DB) write(r *Rows, key, value []byte, time int64, gone bool) {
 	}
 	head := rowHead(row)
 	ver, bytes := t.version(head, cur.number, db.savepoint, next, n)
-	if !gone {
-		fillRow(bytes, value, time)
+	if h != nil {
+		fillRow(bytes, value, h)
 	}
 	entered := head == 0 || verEpoch(t.slab.at(head)) == 0
 	marks := rowMarks(row)
@@ -213,7 +214,7 @@ func (db *DB) write(r *Rows, key, value []byte, time int64, gone bool) {
 }
 
 // overwrite changes a row once more in the epoch being filled.
-func (db *DB) overwrite(r *Rows, ref uint32, row []byte, head uint32, ver, value []byte, time int64, n int, mark uint32, now int64) {
+func (db *DB) overwrite(r *Rows, ref uint32, row []byte, head uint32, ver, value []byte, h *RowHeader, n int, mark uint32, now int64) {
 	word := verWord(ver)
 	if sp := verSavepoint(ver); sp != db.savepoint || sp == ^uint32(0) {
 		db.journal = append(db.journal, undo{ref, word})
@@ -232,23 +233,22 @@ func (db *DB) overwrite(r *Rows, ref uint32, row []byte, head uint32, ver, value
 	}
 	if n <= db.table.slab.size(head)-versionBytes {
 		if n > 0 {
-			fillRow(ver, value, time)
+			fillRow(ver, value, h)
 		}
 		setVerWord(ver, next)
 		return
 	}
 	grown, bytes := db.table.version(verOlder(ver), verEpoch(ver), db.savepoint, next&^wordLength, n)
-	fillRow(bytes, value, time)
+	fillRow(bytes, value, h)
 	setRowHead(row, grown)
 	db.dirty += int64(db.table.slab.size(grown)) - int64(db.table.slab.size(head))
 	db.table.slab.release(head)
 }
 
 // fillRow writes a row value into a version. The value goes first: it may overlap with where the header goes.
-func fillRow(ver, value []byte, time int64) {
-	copy(ver[versionBytes+rowHeaderBytes:], value)
-	ver[versionBytes], ver[versionBytes+1] = rowFormat, 0
-	binary.BigEndian.PutUint64(ver[versionBytes+2:], uint64(time))
+func fillRow(ver, value []byte, h *RowHeader) {
+	copy(ver[versionBytes+h.size():], value)
+	h.put(ver[versionBytes:])
 }
 
 // pop drops the newest version of a row, which an epoch made.

@@ -2,21 +2,43 @@ package store
 
 // Rows is one store of one task, untyped: ordered bytes with the overlay merged in. Typed handles (KV) wrap it.
 type Rows struct {
-	db     *DB
-	spec   Spec
-	name   string
-	prefix [2]byte
-	added  int64 // rows the overlay adds to those of the engine, as far as it knows
-	base   int64 // rows the engine said it had, -1 if it has to be asked
-	moved  int64 // rows added to the engine since, as far as is known
-	blind  int64 // rows written to the engine since of which it is not known whether they were new
+	db      *DB
+	spec    Spec
+	name    string
+	prefix  [2]byte
+	version uint16 // of the values that are put
+	flags   uint8  // of the rows that are put
+	added   int64  // rows the overlay adds to those of the engine, as far as it knows
+	base    int64  // rows the engine said it had, -1 if it has to be asked
+	moved   int64  // rows added to the engine since, as far as is known
+	blind   int64  // rows written to the engine since of which it is not known whether they were new
+	kept    any    // Keep
 }
 
 // Name is the store's name.
 func (r *Rows) Name() string { return r.name }
 
+// Keep returns what make made for this store of this task: once, at the first call. It is where a package that gives rows
+// their meaning keeps what all handles of a store share.
+func (r *Rows) Keep(make func() any) any {
+	if r.kept == nil {
+		r.kept = make()
+	}
+	return r.kept
+}
+
 // Spec is the store's declaration.
 func (r *Rows) Spec() Spec { return r.spec }
+
+// settings takes what a store's declaration says of its rows.
+func (r *Rows) settings(spec Spec) {
+	if s, ok := spec.(interface{ ValueVersion() uint16 }); ok {
+		r.version = s.ValueVersion()
+	}
+	if r.version > 1 {
+		r.flags |= rowFlagVersion
+	}
+}
 
 func (r *Rows) number() uint16 { return uint16(r.prefix[0])<<8 | uint16(r.prefix[1]) }
 
@@ -41,6 +63,16 @@ func (r *Rows) get(full []byte) (value []byte, time int64, ok bool, err error) {
 	return value, time, err == nil, err
 }
 
+// getRow is get with all that the row's header says.
+func (r *Rows) getRow(full []byte) (value []byte, h RowHeader, ok bool, err error) {
+	row, ok, err := r.db.read(full)
+	if !ok || err != nil {
+		return nil, h, false, err
+	}
+	value, h, err = ParseRowHeader(row)
+	return value, h, err == nil, err
+}
+
 // Put writes a row with its event time (milliseconds). Key and value are copied; value may be one that Get returned. A key
 // above KeyBytesMax or a value above ValueBytesMax is an error.
 func (r *Rows) Put(key, value []byte, time int64) error { return r.put(r.full(key), value, time) }
@@ -49,7 +81,18 @@ func (r *Rows) put(full, value []byte, time int64) error {
 	if err := r.check(len(full)-2, len(value)); err != nil {
 		return err
 	}
-	r.db.write(r, full, value, time, false)
+	h := RowHeader{Time: time, Version: r.version, flags: r.flags}
+	r.db.write(r, full, value, &h)
+	return nil
+}
+
+// putPermanent is put of a row of ours, which no time to live ends, and whose value has no version of the user's.
+func (r *Rows) putPermanent(full, value []byte, time int64) error {
+	if err := r.check(len(full)-2, len(value)); err != nil {
+		return err
+	}
+	h := RowHeader{Time: time, flags: rowFlagPermanent}
+	r.db.write(r, full, value, &h)
 	return nil
 }
 
@@ -65,7 +108,7 @@ func (r *Rows) drop(full []byte) error {
 	if err != nil || !ok {
 		return err
 	}
-	r.db.write(r, full, nil, 0, true)
+	r.db.write(r, full, nil, nil)
 	return nil
 }
 
