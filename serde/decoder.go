@@ -18,10 +18,12 @@ type Sharing[T any] interface {
 // Decoder decodes with a Serde, and copies the bytes that values keep into chunks of about a kilobyte, so that most values
 // cost no allocation of their own. A value that is kept keeps its chunk. Not for concurrent use.
 type Decoder[T any] struct {
-	serde   Serde[T]
-	owning  Owning[T]  // nil when values keep no bytes
-	sharing Sharing[T] // nil when values may not be part of a record
-	chunk   []byte     // what is left of it
+	serde     Serde[T]
+	owning    Owning[T]    // nil when values keep no bytes
+	sharing   Sharing[T]   // nil when values may not be part of a record
+	versioned Versioned[T] // nil when there is one form only
+	version   uint16       // of what serde reads
+	chunk     []byte       // what is left of it
 }
 
 const (
@@ -33,7 +35,16 @@ const (
 
 // NewDecoder returns a decoder.
 func NewDecoder[T any](s Serde[T]) *Decoder[T] {
-	d := &Decoder[T]{serde: s}
+	d := &Decoder[T]{serde: s, version: 1}
+	if d.versioned, _ = s.(Versioned[T]); d.versioned != nil {
+		d.version = newest(d.versioned.Forms())
+		if e, ok := s.(evolved[T]); ok && e.err == nil {
+			s = e.serde
+		} else if e, ok := s.(evolvedNullable[T]); ok && e.err == nil {
+			s = e.serde
+		}
+		d.serde = s
+	}
 	d.owning, _ = any(s).(Owning[T])
 	d.sharing, _ = any(s).(Sharing[T])
 	return d
@@ -45,6 +56,21 @@ func (d *Decoder[T]) Decode(src []byte) (T, error) {
 		return d.serde.Decode(src)
 	}
 	return d.owning.DecodeOwned(d.copy(src))
+}
+
+// Version is the version of the values that the codec writes and Decode reads.
+func (d *Decoder[T]) Version() uint16 { return d.version }
+
+// DecodeVersion is Decode of bytes that were written as that version (see Evolve).
+func (d *Decoder[T]) DecodeVersion(src []byte, version uint16) (T, error) {
+	if version == d.version {
+		return d.Decode(src)
+	}
+	if d.versioned == nil {
+		var zero T
+		return zero, unknownVersion(version, Forms(d.serde))
+	}
+	return d.versioned.DecodeVersion(src, version)
 }
 
 // DecodeFetched decodes bytes of a fetched record, which nobody changes and nobody uses for something else as long as they

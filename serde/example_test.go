@@ -51,3 +51,26 @@ func ExampleOptional() {
 	fmt.Printf("%s, nil is null: %v\n", raw, s.(serde.Nullable[*string]).IsNull(nil))
 	// Output: Ada, nil is null: true
 }
+
+func ExampleEvolve() {
+	type PaymentV1 struct{ Card string }
+	type PaymentV2 struct {
+		Card     string
+		Currency string
+	}
+	s := serde.Evolve(2, serde.JSON[PaymentV2](),
+		serde.From(1, serde.JSON[PaymentV1](), func(p PaymentV1) (PaymentV2, error) {
+			return PaymentV2{p.Card, "EUR"}, nil
+		}))
+
+	// A store does this: it knows the version of each row.
+	old, _ := s.(serde.Versioned[PaymentV2]).DecodeVersion([]byte(`{"Card":"4711"}`), 1)
+	fmt.Println(old)
+	raw, _ := s.Append(nil, old)
+	fmt.Printf("%s\n", raw)
+	fmt.Println(serde.Forms(s))
+	// Output:
+	// {4711 EUR}
+	// {"Card":"4711","Currency":"EUR"}
+	// [version 1 (json:PaymentV1) version 2 (json:PaymentV2)]
+}
