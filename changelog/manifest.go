@@ -149,8 +149,8 @@ func (m *Manifest) check(path string, want *Identity) error {
 			thing := "store " + strconv.Quote(s.Name()) + " in " + path
 			const remedy = "change it back, or give the changed store a new name; `millrace reset` empties the old one"
 			if old.Kind != s.Kind() {
-				errs = append(errs, manifestError("manifest/store-kind", thing, strconv.Itoa(int(old.Kind)),
-					fmt.Sprintf("the topology now says kind %d", s.Kind()), remedy, nil))
+				errs = append(errs, manifestError("manifest/store-kind", thing, old.Kind.String(),
+					"the topology now says "+s.Kind().String(), remedy, nil))
 			}
 			if old.Key != s.KeyID() {
 				errs = append(errs, manifestError("manifest/serde", "key of "+thing, old.Key,

@@ -10,8 +10,8 @@ import (
 )
 
 // KeyValue declares a store with one value per key.
-func KeyValue[K, V any](name string, key serde.Serde[K], value serde.Serde[V]) KeyValueSpec[K, V] {
-	return KeyValueSpec[K, V]{name, key, value}
+func KeyValue[K, V any](name string, key serde.Serde[K], value serde.Serde[V], opts ...Option) KeyValueSpec[K, V] {
+	return KeyValueSpec[K, V]{name, key, value, makeOptions(opts)}
 }
 
 // Name is the store's name.
@@ -25,8 +25,6 @@ func (s KeyValueSpec[K, V]) KeyID() string { return serde.ID(s.key) }
 
 // ValueID is the id of the value's codec.
 func (s KeyValueSpec[K, V]) ValueID() string { return serde.ID(s.value) }
-
-func (s KeyValueSpec[K, V]) spec() {}
 
 // In opens the store as a node sees it.
 func (s KeyValueSpec[K, V]) In(src Source) (*KV[K, V], error) {

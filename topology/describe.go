@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/millrace-io/millrace/internal/fault"
-	"github.com/millrace-io/millrace/store"
 )
 
 // Format is a way to draw a topology.
@@ -52,7 +51,7 @@ func (t *Topology) text() string {
 		}
 		fmt.Fprintf(&b, "subtopology %s\n", s.Name)
 		for _, st := range s.Stores {
-			fmt.Fprintf(&b, "  store %s: %s %s -> %s\n", st.Name(), kindName(st.Kind()), st.KeyID(), st.ValueID())
+			fmt.Fprintf(&b, "  store %s: %s %s -> %s\n", st.Name(), st.Kind(), st.KeyID(), st.ValueID())
 		}
 		for j, n := range s.Nodes {
 			fmt.Fprintf(&b, "  %s: %s", n.Name, n.Kind)
@@ -83,13 +82,6 @@ func topicText(r TopicRef) string {
 		return fmt.Sprintf("%s (%d partitions)", r, r.Partitions)
 	}
 	return r.String()
-}
-
-func kindName(k store.Kind) string {
-	if k == store.KindKeyValue {
-		return "key-value"
-	}
-	return fmt.Sprintf("kind %d", k)
 }
 
 // mermaid draws a flowchart: boxes for nodes, rounded boxes for topics, cylinders for stores.
@@ -186,7 +178,7 @@ func (t *Topology) json() (string, error) {
 	for _, s := range t.subs {
 		sub := jsonSubtopology{Name: s.Name, Stores: []jsonStore{}}
 		for _, st := range s.Stores {
-			sub.Stores = append(sub.Stores, jsonStore{st.Name(), kindName(st.Kind()), st.KeyID(), st.ValueID()})
+			sub.Stores = append(sub.Stores, jsonStore{st.Name(), st.Kind().String(), st.KeyID(), st.ValueID()})
 		}
 		for i, n := range s.Nodes {
 			node := jsonNode{Name: n.Name, Kind: n.Kind, Stores: n.Stores, At: s.nodes[i].at.String()}
