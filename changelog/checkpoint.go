@@ -24,13 +24,14 @@ type Checkpoint struct {
 	Now        int64
 	Inputs     []InputOffset
 	Stores     []StoreOffset
-	Tasks      int64 // offset of the next record of <app>-tasks to read
+	Tasks      int64  // offset of the next record of <app>-tasks to read
+	State      []byte // the kernel's own (docs/format/kernel-state.md)
 }
 
 // Append appends the encoded checkpoint to dst and returns the extended slice.
 func (c *Checkpoint) Append(dst []byte) []byte {
 	from := len(dst)
-	dst = append(dst, kindCheckpoint, codecVersion)
+	dst = append(dst, kindCheckpoint, stateVersion)
 	dst = appendCommit(dst, c.Commit)
 	dst = binary.AppendVarint(dst, c.WallTime)
 	dst = binary.AppendVarint(dst, c.StreamTime)
@@ -42,6 +43,7 @@ func (c *Checkpoint) Append(dst []byte) []byte {
 		dst = binary.AppendVarint(dst, c.Stores[i].Offset)
 	}
 	dst = binary.AppendVarint(dst, c.Tasks)
+	dst = appendState(dst, c.State)
 	return seal(dst, from)
 }
 
@@ -66,6 +68,7 @@ func ParseCheckpoint(row []byte) (Checkpoint, error) {
 		}
 	}
 	c.Tasks = r.varint("tasks offset")
+	c.State = r.state()
 	if err := r.done(); err != nil {
 		return Checkpoint{}, err
 	}
@@ -96,5 +99,5 @@ func (c *Checkpoint) SetStore(name string, next int64) {
 // Record is the checkpoint seen as a task record: what <app>-tasks said when the checkpoint was written. ok is false for
 // the checkpoint of a restore that began with an empty database and has not ended: it knows of no epoch.
 func (c *Checkpoint) Record() (record TaskRecord, ok bool) {
-	return TaskRecord{Commit: c.Commit, StreamTime: c.StreamTime, Now: c.Now, Inputs: c.Inputs}, c.Commit != (txn.CommitID{})
+	return TaskRecord{Commit: c.Commit, StreamTime: c.StreamTime, Now: c.Now, Inputs: c.Inputs, State: c.State}, c.Commit != (txn.CommitID{})
 }

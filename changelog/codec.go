@@ -15,7 +15,8 @@ const (
 	kindCheckpoint = 'c'
 	kindTaskRecord = 't'
 	kindRegistry   = 'r'
-	codecVersion   = 1
+	codecVersion   = 1 // of registry records
+	stateVersion   = 2 // of checkpoints and task records: with the kernel's own state; 1 is read as having none
 
 	crcBytes      = 4
 	frameOverhead = 2 + crcBytes
@@ -31,6 +32,14 @@ func seal(dst []byte, from int) []byte {
 	return binary.BigEndian.AppendUint32(dst, crc32.Checksum(dst[from:], castagnoli))
 }
 
+// newest is the newest version of a kind that this program reads, and the one it writes.
+func newest(kind byte) byte {
+	if kind == kindRegistry {
+		return codecVersion
+	}
+	return stateVersion
+}
+
 // open checks frame and checksum and returns a reader over the fields.
 func open(b []byte, kind byte, thing string) (reader, error) {
 	if len(b) < frameOverhead {
@@ -44,14 +53,14 @@ func open(b []byte, kind byte, thing string) (reader, error) {
 		return reader{}, damaged(thing, strconv.Itoa(len(b))+" bytes", "its checksum does not match its bytes")
 	}
 	// The version is looked at after the checksum: a flipped bit must not read as "written by the future".
-	if b[1] != codecVersion {
+	if b[1] == 0 || b[1] > newest(kind) {
 		return reader{}, &fault.Error{
 			Code: "changelog/newer-format", Kind: fault.State, Thing: thing, Value: "version " + strconv.Itoa(int(b[1])),
-			Reason: "this program reads up to version " + strconv.Itoa(codecVersion),
+			Reason: "this program reads up to version " + strconv.Itoa(int(newest(kind))),
 			Remedy: "run the version of millrace that wrote it, or a newer one",
 		}
 	}
-	return reader{rest: body[2:], thing: thing}, nil
+	return reader{rest: body[2:], thing: thing, version: b[1]}, nil
 }
 
 func damaged(thing, value, reason string) error {
@@ -64,9 +73,10 @@ func damaged(thing, value, reason string) error {
 // reader takes fields off a frame. After the first mistake it returns zeros; done reports it. No count or length is
 // believed beyond the bytes that are there, so that damaged input cannot ask for memory.
 type reader struct {
-	rest  []byte
-	thing string
-	bad   string
+	rest    []byte
+	thing   string
+	bad     string
+	version byte
 }
 
 func (r *reader) fail(what string) {
@@ -115,6 +125,26 @@ func (r *reader) string(what string, limit int) string {
 	s := string(r.rest[:n])
 	r.rest = r.rest[n:]
 	return s
+}
+
+// state is the kernel's own state, behind all other fields of a checkpoint or task record.
+func (r *reader) state() []byte {
+	if r.version < 2 {
+		return nil
+	}
+	n := r.uvarint("kernel state")
+	if n > uint64(len(r.rest)) {
+		r.fail("kernel state")
+		return nil
+	}
+	s := append([]byte(nil), r.rest[:n]...)
+	r.rest = r.rest[n:]
+	return s
+}
+
+func appendState(dst, s []byte) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(s)))
+	return append(dst, s...)
 }
 
 func (r *reader) fixed64(what string) uint64 {

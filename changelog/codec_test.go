@@ -27,10 +27,13 @@ var taskRecord = changelog.TaskRecord{
 	Inputs: []changelog.InputOffset{{"lines", 3, 1000, 5}},
 }
 
-// The bytes of format version 1, for ever.
+// The bytes of format versions 1 and 2, for ever.
 const (
-	goldenCheckpoint = "6301136d696c6c726163653a73686f703a613a303a31b26d180102030405060708ac0280a0abfef9620182a0abfef96202056c696e657306d00f0a0572756c65730600010206636f756e74739a01047365656e0052c615627e"
-	goldenTaskRecord = "7401136d696c6c726163653a73686f703a613a303a31b26d180102030405060708ac02b090abfef96282a0abfef96201056c696e657306d00f0a41246c32"
+	goldenCheckpoint1 = "6301136d696c6c726163653a73686f703a613a303a31b26d180102030405060708ac0280a0abfef9620182a0abfef96202056c696e657306d00f0a0572756c65730600010206636f756e74739a01047365656e0052c615627e"
+	goldenTaskRecord1 = "7401136d696c6c726163653a73686f703a613a303a31b26d180102030405060708ac02b090abfef96282a0abfef96201056c696e657306d00f0a41246c32"
+
+	goldenCheckpoint = "6302136d696c6c726163653a73686f703a613a303a31b26d180102030405060708ac0280a0abfef9620182a0abfef96202056c696e657306d00f0a0572756c65730600010206636f756e74739a01047365656e005200790358af"
+	goldenTaskRecord = "7402136d696c6c726163653a73686f703a613a303a31b26d180102030405060708ac02b090abfef96282a0abfef96201056c696e657306d00f0a0059965b96"
 )
 
 func TestGoldenBytes(t *testing.T) {
@@ -44,11 +47,23 @@ func TestGoldenBytes(t *testing.T) {
 	}
 }
 
+// What an older program wrote is read as having no state of the kernel's.
+func TestVersion1IsRead(t *testing.T) {
+	row, _ := hex.DecodeString(goldenCheckpoint1)
+	if got, err := changelog.ParseCheckpoint(row); err != nil || !reflect.DeepEqual(got, checkpoint) {
+		t.Errorf("checkpoint %+v, %v", got, err)
+	}
+	row, _ = hex.DecodeString(goldenTaskRecord1)
+	if got, err := changelog.ParseTaskRecord(row); err != nil || !reflect.DeepEqual(got, taskRecord) {
+		t.Errorf("task record %+v, %v", got, err)
+	}
+}
+
 func TestCodecsRoundTrip(t *testing.T) {
 	prefix := []byte("before")
 	for _, c := range []changelog.Checkpoint{{}, checkpoint, {
 		Commit:   txn.CommitID{ProducerID: -1, ProducerEpoch: math.MinInt16, Random: math.MaxUint64, Seq: math.MaxUint64},
-		WallTime: math.MinInt64, StreamTime: math.MaxInt64, Now: math.MinInt64, Tasks: math.MaxInt64,
+		WallTime: math.MinInt64, StreamTime: math.MaxInt64, Now: math.MinInt64, Tasks: math.MaxInt64, State: []byte{0, 1},
 		Inputs: []changelog.InputOffset{{"", math.MinInt32, math.MaxInt64, math.MaxInt32}},
 	}} {
 		row := c.Append(prefix)

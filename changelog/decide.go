@@ -83,6 +83,7 @@ type Decision struct {
 	Inputs     []int64
 	StreamTime int64 // -1 before any record
 	Now        int64
+	State      []byte // the kernel's own, of the task record
 	// Commit is the epoch the state ends with: the last commit id known, for resolving an unknown outcome later. It is the
 	// zero CommitID when there was none.
 	Commit txn.CommitID
@@ -223,6 +224,7 @@ func decideRecord(f *Found, d Decision) Decision {
 			forward = append(forward, place(in))
 		}
 	}
+	d.State = r.State
 	// The record's clock and the group's are the same epoch's, or the later of the two is right: a clock never goes back.
 	d.StreamTime = max(d.StreamTime, r.StreamTime)
 	if r.Now > d.Now || d.Commit == (txn.CommitID{}) {

@@ -22,16 +22,18 @@ type TaskRecord struct {
 	StreamTime int64
 	Now        int64
 	Inputs     []InputOffset
+	State      []byte // the kernel's own (docs/format/kernel-state.md)
 }
 
 // Append appends the encoded record to dst and returns the extended slice.
 func (t *TaskRecord) Append(dst []byte) []byte {
 	from := len(dst)
-	dst = append(dst, kindTaskRecord, codecVersion)
+	dst = append(dst, kindTaskRecord, stateVersion)
 	dst = appendCommit(dst, t.Commit)
 	dst = binary.AppendVarint(dst, t.StreamTime)
 	dst = binary.AppendVarint(dst, t.Now)
 	dst = appendInputs(dst, t.Inputs)
+	dst = appendState(dst, t.State)
 	return seal(dst, from)
 }
 
@@ -46,6 +48,7 @@ func ParseTaskRecord(value []byte) (TaskRecord, error) {
 		StreamTime: r.varint("stream time"),
 		Now:        r.varint("processing time"),
 		Inputs:     r.inputs(),
+		State:      r.state(),
 	}
 	if err := r.done(); err != nil {
 		return TaskRecord{}, err

@@ -1,11 +1,20 @@
 package processor
 
+import (
+	"strconv"
+	"time"
+)
+
 // Policy says what happens to a record that cannot be decoded, processed or encoded, and to an output the broker
 // refuses. In every case the record's state writes and outputs are rolled back first. The zero Policy inherits: a node
 // takes the application's policy (millrace.OnError), which is Fail unless it was set.
 type Policy struct {
 	Action Action
 	Topic  string // of DeadLetter
+
+	// Of Retry. Action and Topic say what happens when it has been tried often enough.
+	Attempts int
+	Backoff  time.Duration
 }
 
 // Action is the kind of a Policy.
@@ -17,11 +26,36 @@ const (
 	ActFail
 	ActSkip
 	ActDeadLetter
+	// ActRetry is never the Action of a Policy, which says what comes after the last try. It is what observers are told when there
+	// will be another.
+	ActRetry
 )
 
 // Fail stops the instance: everything before the record is committed, App.Run returns an error that names the record's
 // topic, partition, offset and node.
 func Fail() Policy { return Policy{Action: ActFail} }
+
+// RetryBackoffMax is the longest pause between two tries of Retry.
+const RetryBackoffMax = 5 * time.Minute
+
+// Retry tries the record again, at most n times, and then does what the policy then says. It waits for backoff before the first
+// retry and twice as long before each further one, five minutes at most. The record's task waits: what comes behind it in the
+// task is held up, in order, and what came before it is committed as usual; other tasks go on. How often it was tried is
+// committed too, so a restart does not begin anew. Retry is for causes that pass, such as a service that is not there; a record
+// whose bytes do not decode is not helped by it, and holds its task up for nothing.
+func Retry(n int, backoff time.Duration, then Policy) Policy {
+	then.Attempts, then.Backoff = n, backoff
+	return then
+}
+
+// Pause is how long to wait before try n, counted from 1.
+func (p Policy) Pause(n int) time.Duration {
+	d := p.Backoff
+	for ; n > 1 && d < RetryBackoffMax; n-- {
+		d *= 2
+	}
+	return min(d, RetryBackoffMax)
+}
 
 // Skip drops the record, counts it and goes on.
 func Skip() Policy { return Policy{Action: ActSkip} }
@@ -31,6 +65,11 @@ func Skip() Policy { return Policy{Action: ActSkip} }
 func DeadLetter(topic string) Policy { return Policy{Action: ActDeadLetter, Topic: topic} }
 
 func (p Policy) String() string {
+	if p.Attempts > 0 {
+		then := p
+		then.Attempts, then.Backoff = 0, 0
+		return "retry " + strconv.Itoa(p.Attempts) + " times from " + p.Backoff.String() + ", then " + then.String()
+	}
 	switch p.Action {
 	case ActFail:
 		return "fail"
@@ -38,6 +77,8 @@ func (p Policy) String() string {
 		return "skip"
 	case ActDeadLetter:
 		return "dead-letter " + p.Topic
+	case ActRetry:
+		return "retry"
 	default:
 		return "inherit"
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/store"
+	"github.com/millrace-io/millrace/timers"
 )
 
 // Processor handles the records of one task, one at a time, on one goroutine. The state writes and the forwards of one
@@ -26,6 +27,15 @@ func (f Func[KIn, VIn, KOut, VOut]) Process(ctx Context[KOut, VOut], r Record[KI
 // Init once against a dry context to find stores that were not attached: Init must not have effects elsewhere.
 type Initer interface {
 	Init(ctx InitContext) error
+}
+
+// TimerHandler is implemented by processors that have timers (package timers) among what is attached to them; their keys are of
+// the type of the input's. OnTimer is called when a clock has reached a timer's time, one timer at a time and never while
+// Process runs: in the order of time, then of the set's name, of the key and of the namespace. What it does, its forwards, and
+// the end of the timer take effect together or not at all; if it returns an error or panics, the node's Policy decides what
+// becomes of the timer. A record it forwards without a time gets the timer's, in processing time the task's Now.
+type TimerHandler[K, KOut, VOut any] interface {
+	OnTimer(ctx Context[KOut, VOut], f timers.Fired[K]) error
 }
 
 // Closer is implemented by processors that hold something to give back when the task leaves this instance. The dry run of
@@ -64,8 +74,9 @@ type Context[K, V any] interface {
 	// processed fails in any case, also if the error is kept: half of its effects never stay.
 	Forward(r Record[K, V]) error
 
-	// StreamTime is the greatest event time the task has processed, this record included; before the first record it
-	// is the zero time.
+	// StreamTime is the task's event-time clock. Unless the sources have a clock strategy of their own it is the greatest
+	// event time the task has processed, this record included; with a strategy it is the watermark: no record at or before it
+	// is expected any more. Before the first record it is the zero time. It never goes back, also over restarts.
 	StreamTime() time.Time
 
 	// Now is the processing time: the wall clock as the task sees it, never going back, also over restarts.

@@ -21,6 +21,7 @@ type position struct {
 	offsets    []int64 // by input
 	streamTime int64
 	now        int64
+	state      []byte
 	commit     uint64
 }
 

@@ -59,7 +59,7 @@ func (d *Driver) restore(r *running, db *store.DB, from position) error {
 		return fmt.Errorf("the local engine holds commit %d, the group only %d", have.Commit.Seq, from.commit)
 	}
 	want := changelog.Checkpoint{
-		Commit: txn.CommitID{TxnID: "streamtest", Seq: from.commit}, WallTime: d.now, StreamTime: from.streamTime, Now: from.now,
+		Commit: txn.CommitID{TxnID: "streamtest", Seq: from.commit}, WallTime: d.now, StreamTime: from.streamTime, Now: from.now, State: from.state,
 	}
 	for _, spec := range r.sub.Stores {
 		log := d.broker.changelogs[spec.Name()]

@@ -71,7 +71,7 @@ func (d *Driver) startTask(sub *topology.Subtopology, p int32) (*running, error)
 	}
 	r.inputs = c.Inputs
 	r.fed, r.ends = make([]int, len(c.Inputs)), make([]int64, len(c.Inputs))
-	if r.task, err = task.New(c, task.Start{StreamTime: from.streamTime, Now: from.now}); err != nil {
+	if r.task, err = task.New(c, task.Start{StreamTime: from.streamTime, Now: from.now, State: from.state}); err != nil {
 		return nil, err
 	}
 	r.task.Tick(d.now)
@@ -103,8 +103,8 @@ func (d *Driver) run() {
 			for _, out := range r.task.Outputs() {
 				d.txn.add(d.topic(out.Topic), &out, r)
 			}
-			d.stepped += res.Records
-			progress = progress || res.Records > 0
+			d.stepped += res.Records + res.Timers
+			progress = progress || res.Records+res.Timers > 0
 			switch {
 			case err != nil && d.refused():
 				// What came before the bad record cannot be committed as it is. It comes again, and the bad one with it.
@@ -213,7 +213,7 @@ func (d *Driver) commit() error {
 
 // durable writes an epoch's changelog and offsets.
 func (d *Driver) durable(r *running, e *task.Epoch) error {
-	pos := position{streamTime: e.StreamTime, now: e.Now, commit: d.commits}
+	pos := position{streamTime: e.StreamTime, now: e.Now, state: e.State, commit: d.commits}
 	for _, o := range e.Offsets {
 		pos.offsets = append(pos.offsets, o.Offset)
 	}
@@ -237,7 +237,7 @@ func (d *Driver) durable(r *running, e *task.Epoch) error {
 func (d *Driver) checkpoint(r *running, e *task.Epoch) []byte {
 	c := changelog.Checkpoint{
 		Commit: txn.CommitID{TxnID: "streamtest", Seq: d.commits}, WallTime: d.now,
-		StreamTime: e.StreamTime, Now: e.Now, Inputs: e.Offsets,
+		StreamTime: e.StreamTime, Now: e.Now, Inputs: e.Offsets, State: e.State,
 	}
 	for _, spec := range r.sub.Stores {
 		c.Stores = append(c.Stores, changelog.StoreOffset{Store: spec.Name(), Offset: d.broker.changelogs[spec.Name()].end(r.id.Partition)})

@@ -3,12 +3,14 @@ package topology
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
 	"github.com/millrace-io/millrace/internal/fault"
 	"github.com/millrace-io/millrace/processor"
 	"github.com/millrace-io/millrace/store"
+	"github.com/millrace-io/millrace/timers"
 )
 
 // Stage is one node of one task, as the node's own code sees it: its children, its stores, its host.
@@ -159,6 +161,9 @@ func wireProcessor[KI, VI, KO, VO any](newP func() processor.Processor[KI, VI, K
 			step.close = f.Close
 		}
 		var ctx processor.Context[KO, VO] = c
+		if err := wireTimers(s, c, p, pin); err != nil {
+			return nil, err
+		}
 		return func(r *processor.Record[KI, VI]) error {
 			if pin != nil {
 				pin(c, r)
@@ -167,18 +172,68 @@ func wireProcessor[KI, VI, KO, VO any](newP func() processor.Processor[KI, VI, K
 			in := *r
 			in.Headers = slices.Clip(in.Headers) // an append must not reach into the record a sibling sees
 			s.Enter()
-			err := p.Process(ctx, in)
-			c.live = false
-			if c.err != nil && (err == nil || !errors.Is(err, c.err)) {
-				// A child failed and the processor kept it to itself: half of the record's effects would stay.
-				err = errors.Join(c.err, err)
-			}
-			if err != nil {
-				return s.Fail("process", err)
-			}
-			return nil
+			return s.called(c, p.Process(ctx, in))
 		}, nil
 	}
+}
+
+// wireTimers makes an alarm of every set of timers that is attached to a processor's node.
+func wireTimers[KI, VI, KO, VO any](s *Stage[KO, VO], c *procContext[KO, VO], p processor.Processor[KI, VI, KO, VO], pin func(*procContext[KO, VO], *processor.Record[KI, VI])) error {
+	for _, spec := range s.w.sub.nodes[s.local].stores {
+		if spec.Kind() != store.KindTimers {
+			continue
+		}
+		set, typed := spec.(timers.Spec[KI])
+		handler, handles := p.(processor.TimerHandler[KI, KO, VO])
+		wrong := &fault.Error{Kind: fault.Config, Thing: "timers", Value: spec.Name()}
+		switch {
+		case !handles:
+			wrong.Code, wrong.Reason = "timers/no-handler", fmt.Sprintf("are attached to node %q, whose processor %T has no OnTimer for them", s.w.sub.Nodes[s.local].Name, p)
+			wrong.Remedy = fmt.Sprintf("give it: OnTimer(ctx processor.Context[%s, %s], f timers.Fired[%s]) error", reflect.TypeFor[KO](), reflect.TypeFor[VO](), reflect.TypeFor[KI]())
+			return wrong
+		case !typed:
+			wrong.Code, wrong.Reason = "timers/key-type", fmt.Sprintf("have keys of another type than the records of node %q", s.w.sub.Nodes[s.local].Name)
+			wrong.Remedy = fmt.Sprintf("declare them with keys of type %s", reflect.TypeFor[KI]())
+			return wrong
+		}
+		if err := set.Validate(); err != nil {
+			return err
+		}
+		rows, err := s.Rows(set.Name())
+		if err != nil {
+			return err
+		}
+		var ctx processor.Context[KO, VO] = c
+		var key processor.Record[KI, VI]
+		s.w.alarms = append(s.w.alarms, Alarm{Node: s.local, Queue: timers.Of(rows), Fire: func(d timers.Due, at int64) error {
+			s.Enter()
+			f, err := set.Decode(d)
+			if err != nil {
+				return s.Fail("decode key", err)
+			}
+			if pin != nil {
+				key.Key = f.Key
+				pin(c, &key)
+			}
+			c.at, c.err, c.live = time.UnixMilli(at).UTC(), nil, true
+			err = handler.OnTimer(ctx, f)
+			return s.called(c, err)
+		}})
+	}
+	return nil
+}
+
+// called ends a call of a processor.
+func (s *Stage[KO, VO]) called(c *procContext[KO, VO], err error) error {
+	c.live = false
+	if c.err != nil && (err == nil || !errors.Is(err, c.err)) {
+		// A child failed and the processor kept it to itself: half of the record's effects would stay.
+		err = errors.Join(c.err, err)
+	}
+	if err != nil {
+		return s.Fail("process", err)
+	}
+	return nil
 }
 
 func quote(s string) string { return fmt.Sprintf("%q", s) }

@@ -3,10 +3,13 @@ package topology
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/millrace-io/millrace/processor"
 	"github.com/millrace-io/millrace/store"
+	"github.com/millrace-io/millrace/timers"
 )
 
 // Raw is a record as it came from Kafka. Key and Value are nil for nulls (an empty one is a non-nil empty slice).
@@ -110,15 +113,18 @@ func (s *Subtopology) Wire(h Host) (*Graph, error) {
 	for _, in := range g.sources {
 		g.ahead = g.ahead || in.ahead != nil
 	}
+	g.alarms = w.alarms
+	slices.SortFunc(g.alarms, func(a, b Alarm) int { return strings.Compare(a.Queue.Name(), b.Queue.Name()) })
 	return g, nil
 }
 
 // wiring is the state of one Wire.
 type wiring struct {
-	host  Host
-	sub   *Subtopology
-	steps []step // by node
-	ahead []any  // by node: an Ahead of its key's type, or nil
+	host   Host
+	sub    *Subtopology
+	steps  []step // by node
+	ahead  []any  // by node: an Ahead of its key's type, or nil
+	alarms []Alarm
 
 	// made, if set, is told of every processor and of a way to make another: the dry run compares them.
 	made func(node int, p any, another func() any)
@@ -153,6 +159,7 @@ func (w *wiring) close() error {
 type Graph struct {
 	sources []*intake
 	ahead   bool // some source's records read rows by their key
+	alarms  []Alarm
 	close   func() error
 }
 
@@ -175,6 +182,18 @@ func (g *Graph) Ahead(source int, r *Raw, w *store.Wanted) {
 
 // LooksAhead reports whether Ahead ever does anything.
 func (g *Graph) LooksAhead() bool { return g.ahead }
+
+// Alarm is a set of timers of a node: the kernel takes what is due from the queue and has it fired.
+type Alarm struct {
+	Node  int // index into Subtopology.Nodes
+	Queue *timers.Queue
+	// Fire runs the node's OnTimer for a timer that was taken; at is the event time of what it does, in milliseconds. Errors and
+	// panics are as those of Process.
+	Fire func(d timers.Due, at int64) error
+}
+
+// Alarms are the graph's sets of timers, in the order of their names.
+func (g *Graph) Alarms() []Alarm { return g.alarms }
 
 // Close calls the Close of every processor that has one and joins their errors. A second call does nothing.
 func (g *Graph) Close() error { return g.close() }

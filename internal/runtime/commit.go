@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -41,8 +42,13 @@ func (w *worker) launch(reason string) (ok bool) {
 		return false
 	}
 	f.sealed = make([]*task.Epoch, len(e.tasks))
+	f.figures = make([]sealedStats, len(e.tasks))
+	kept := false // a task has something to keep that is neither a row nor an offset
 	for i, run := range e.tasks {
+		dirty := run.task.Dirty()
 		f.sealed[i] = run.task.Seal()
+		f.figures[i] = run.stats.seal(run.task)
+		kept = kept || dirty && run.sub.stateful && !bytes.Equal(f.sealed[i].State, run.kept)
 		f.rows += f.sealed[i].Rows.Len()
 		if err := f.sealed[i].Err; err != nil { // a row that its changelog cannot take
 			run.failed = true
@@ -53,7 +59,7 @@ func (w *worker) launch(reason string) (ok bool) {
 	}
 	offsets := w.offsets(f)
 	switch {
-	case e.txn != nil || f.rows > 0:
+	case e.txn != nil || f.rows > 0 || kept:
 	case e.records == 0: // nothing was stepped after all
 		failed := f.apply(nil)
 		e.durable = true
@@ -76,7 +82,7 @@ func (w *worker) launch(reason string) (ok bool) {
 	}
 	f.id, f.wall = e.txn.ID(), w.rt.cfg.Clock.Now()
 	for i, run := range e.tasks {
-		n, err := w.produceState(run, f.sealed[i], f)
+		n, err := w.produceState(run, f.sealed[i], &f.figures[i], f)
 		f.bytes += n
 		if err != nil {
 			w.abort(err)
@@ -94,7 +100,7 @@ func (w *worker) launch(reason string) (ok bool) {
 }
 
 // produceState hands a task's changed rows and its task record to the producer.
-func (w *worker) produceState(run *taskRun, sealed *task.Epoch, f *flight) (bytes int64, err error) {
+func (w *worker) produceState(run *taskRun, sealed *task.Epoch, figures *sealedStats, f *flight) (bytes int64, err error) {
 	e := f.epoch
 	err = sealed.Rows.Each(func(store string, key, value []byte) error {
 		p := e.slot.slab.take()
@@ -103,6 +109,7 @@ func (w *worker) produceState(run *taskRun, sealed *task.Epoch, f *flight) (byte
 		p.Key, p.Value = key, value
 		p.Timestamp = f.wall
 		bytes += int64(len(key) + len(value))
+		figures.row(store, int64(len(key)+len(value)))
 		e.txn.Produce(&p.Record)
 		return nil
 	})
@@ -110,7 +117,8 @@ func (w *worker) produceState(run *taskRun, sealed *task.Epoch, f *flight) (byte
 		return bytes, err
 	}
 	p := e.slot.slab.take()
-	record := changelog.TaskRecord{Commit: f.id, StreamTime: sealed.StreamTime, Now: sealed.Now, Inputs: sealed.Offsets}
+	record := changelog.TaskRecord{Commit: f.id, StreamTime: sealed.StreamTime, Now: sealed.Now, Inputs: sealed.Offsets, State: sealed.State}
+	run.kept = sealed.State
 	p.Topic, p.Partition = w.rt.plan.tasksTopic, run.id.Partition
 	p.Key, p.Value = []byte(run.id.String()), record.Append(nil)
 	p.Timestamp = f.wall

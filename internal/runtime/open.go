@@ -82,6 +82,7 @@ func (t *taskRun) prepare() error {
 	} else if err := t.openEmpty(); err != nil {
 		return err
 	}
+	t.stats.db.Store(t.db)
 	found := t.foundAtStart()
 	var parts []changelog.Part
 	if t.sub.stateful {
@@ -271,7 +272,7 @@ func (t *taskRun) restore(f *changelog.Found, d changelog.Decision, parts []chan
 
 	// From here on the copy says what it is: everything up to the group's offsets.
 	c := target.Checkpoint()
-	c.WallTime, c.StreamTime, c.Now, c.Tasks, c.Inputs = now, d.StreamTime, d.Now, t.tasksEnd, nil
+	c.WallTime, c.StreamTime, c.Now, c.State, c.Tasks, c.Inputs = now, d.StreamTime, d.Now, d.State, t.tasksEnd, nil
 	if f.Record != nil {
 		c.Commit = d.Commit
 	}
@@ -309,11 +310,12 @@ func (t *taskRun) wire(d changelog.Decision) error {
 		Context: t.rt.hard, ID: t.id, App: t.rt.cfg.App, Sub: t.sub.Subtopology, DB: t.db, Inputs: inputs,
 		SinkPartitions: counts, OnError: t.rt.cfg.OnError, MaxRecordBytes: sinkBytes, MaxChangelogBytes: changelogBytes,
 		Observer: t.observe, Release: t.group.fetched.release,
-	}, task.Start{StreamTime: d.StreamTime, Now: d.Now})
+	}, task.Start{StreamTime: d.StreamTime, Now: d.Now, State: d.State})
 	if err != nil {
 		return fmt.Errorf("task %s: %w", t.id, err)
 	}
 	t.task = k
+	t.rt.stats.wired(t.stats, d.Inputs, k.StreamTime())
 	return nil
 }
 

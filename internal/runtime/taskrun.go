@@ -65,6 +65,8 @@ type taskRun struct {
 	paused   []atomic.Bool // by input
 	held     atomic.Bool   // everything is paused because the task is not running yet
 
+	stats *runStats
+
 	// What follows belongs to the opening goroutine, and from the take message on to the worker.
 	task     *task.Task
 	db       *store.DB
@@ -74,6 +76,7 @@ type taskRun struct {
 	gone     bool             // released
 	ready    bool             // a Step may get something done
 	previous []txn.CommitID   // by input, the commit id the group holds
+	kept     []byte           // the kernel state of the task record that was written last; one written and lost may be here
 	failures int              // to open it or of its database, in a row
 	again    bool             // not the first incarnation since the task was assigned: its inputs are sought
 
@@ -93,6 +96,7 @@ func newTaskRun(g *group, id processor.TaskID, sub *subPlan, incarnation uint64,
 		run.keys = append(run.keys, inputKey{in.Topic, in.Partition})
 	}
 	run.paused = make([]atomic.Bool, len(run.inputs))
+	run.stats = rt.stats.run(run)
 	run.ctx, run.cancel = context.WithCancel(rt.hard)
 	run.held.Store(true)
 	return run
@@ -196,7 +200,7 @@ func (t *taskRun) noteEnd(topic string, partition int32, next int64) {
 func (t *taskRun) checkpoint(id txn.CommitID, sealed *task.Epoch, wall time.Time) []byte {
 	c := changelog.Checkpoint{
 		Commit: id, WallTime: wall.UnixMilli(), StreamTime: sealed.StreamTime, Now: sealed.Now,
-		Inputs: sealed.Offsets, Tasks: t.tasksEnd,
+		Inputs: sealed.Offsets, Tasks: t.tasksEnd, State: sealed.State,
 	}
 	for _, s := range t.sub.Stores {
 		c.Stores = append(c.Stores, changelog.StoreOffset{Store: s.Name(), Offset: t.ends[s.Name()]})
@@ -232,6 +236,7 @@ func (w *worker) tickStores() {
 	w.ticked = now
 	var failed []failedApply
 	for _, run := range w.tasks {
+		run.stats.overlay.Store(run.task.Overlay())
 		err := run.db.Tick(now.UnixMilli())
 		if err != nil && w.flight == nil && !w.epoch.has(run) { // else its commit meets the error
 			failed = append(failed, failedApply{run, err})
@@ -280,6 +285,7 @@ func (t *taskRun) close() {
 		t.task = nil
 	}
 	if t.db != nil {
+		t.rt.stats.closing(t.stats)
 		if err := t.db.Close(); err != nil {
 			t.rt.log.Warn("closing a database", "task", t.id.String(), "err", err)
 		}

@@ -175,7 +175,7 @@ func (w *worker) release(run *taskRun, r release) {
 		w.commit(r.reason)
 	}
 	if w.epoch.has(run) {
-		w.abort(fmt.Errorf("task %s was %s", run.id, r.reason))
+		w.abort(&releasedError{run.id, r.reason})
 	}
 	if !run.gone { // a commit whose outcome is lost, or whose database failed, has dropped it already
 		w.drop(run)
@@ -212,7 +212,9 @@ func (w *worker) step() bool {
 			return worked
 		}
 		run := w.tasks[(w.turn+i)%len(w.tasks)]
-		run.task.Tick(now)
+		if run.task.Tick(now) {
+			run.ready = true
+		}
 		if !run.ready || run.failed || !w.join(run) {
 			continue
 		}
@@ -262,7 +264,7 @@ func (w *worker) stepTask(run *taskRun) (records int, ok bool) {
 	w.beat.enter(run)
 	res, err := run.task.Step(int(limit), w.interrupted)
 	w.beat.leave()
-	w.epoch.records += int64(res.Records)
+	w.epoch.records += int64(res.Records + res.Timers)
 	run.ready = res.More
 	if res.Waiting >= 0 {
 		run.group.flow(run, res.Waiting)
@@ -273,8 +275,9 @@ func (w *worker) stepTask(run *taskRun) (records int, ok bool) {
 		w.produce(run, &outs[i])
 	}
 	w.epoch.outputs += int64(len(outs))
+	run.stats.outputs += int64(len(outs))
 	if w.mayWrite() && !w.handOver() {
-		return res.Records, false
+		return res.Records + res.Timers, false
 	}
 	run.keeps(run.task.Retained())
 	switch {
@@ -283,15 +286,15 @@ func (w *worker) stepTask(run *taskRun) (records int, ok bool) {
 		// What came before it was undone: all of it comes again, and the record fails again.
 	case diskFailed(err):
 		w.broken([]failedApply{{run, err}})
-		return res.Records, false
+		return res.Records + res.Timers, false
 	default:
 		run.failed = true
 		w.rt.fail(err)
 	}
 	if err != nil {
-		return res.Records, false
+		return res.Records + res.Timers, false
 	}
-	return res.Records, true
+	return res.Records + res.Timers, true
 }
 
 func (w *worker) interrupted() bool { return w.hurry.Load() }
@@ -339,8 +342,16 @@ func (w *worker) patience(now time.Time) time.Duration {
 	if w.epoch != nil && w.flight == nil {
 		d = min(d, w.rt.cfg.CommitInterval-now.Sub(w.epoch.began))
 	}
+	if !w.standing {
+		wall := w.rt.cfg.Clock.Now().UnixMilli()
+		for _, run := range w.tasks {
+			if !run.failed {
+				d = min(d, time.Duration(max(0, min(run.task.Wake()-wall, 1000)))*time.Millisecond)
+			}
+		}
+	}
 	if w.notBefore.After(now) {
-		d = min(d, w.notBefore.Sub(now))
+		d = max(d, w.notBefore.Sub(now))
 	}
 	return max(d, 0)
 }

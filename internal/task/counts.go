@@ -7,6 +7,8 @@ type Stats struct {
 	Records     int64 // processed, those below included
 	Skipped     int64
 	DeadLetters int64
+	Retries     int64  // failures that were followed by another try, or will be
+	Timers      int64  // fired
 	Drops       []Drop // by node and reason, in order of first occurrence
 }
 
@@ -22,6 +24,8 @@ type counts struct {
 	Records     int64
 	Skipped     int64
 	DeadLetters int64
+	Retries     int64
+	Timers      int64
 	drops       []dropped
 	journal     []int // drops of the record being processed, as indexes
 }
@@ -34,7 +38,7 @@ type dropped struct {
 
 // Stats returns the figures. Its slice is the caller's.
 func (t *Task) Stats() Stats {
-	s := Stats{Records: t.count.Records, Skipped: t.count.Skipped, DeadLetters: t.count.DeadLetters}
+	s := Stats{Records: t.count.Records, Skipped: t.count.Skipped, DeadLetters: t.count.DeadLetters, Retries: t.count.Retries, Timers: t.count.Timers}
 	for _, d := range t.count.drops {
 		if d.count > 0 {
 			s.Drops = append(s.Drops, Drop{t.nodeName(d.node), d.reason, d.count})

@@ -28,7 +28,12 @@ const DeadLetterHeaders = 11
 
 // deadLetter puts the head of the failed record's input among the outputs.
 func (t *Task) deadLetter(topic string, at *topology.NodeError, code string) {
-	raw := t.inputs[t.origin.Input].head
+	var raw *topology.Raw
+	if i := t.origin.alarm(); i >= 0 {
+		raw = &topology.Raw{Key: t.alarms[i].Queue.Key(t.due), Time: t.due.At}
+	} else {
+		raw = t.inputs[t.origin.Input].head
+	}
 	where := t.where(t.origin)
 	headers := make([]processor.Header, 0, len(raw.Headers)+DeadLetterHeaders)
 	headers = append(headers, raw.Headers...)

@@ -20,6 +20,8 @@ type Epoch struct {
 	Now        int64
 	// Records is the number of input records processed.
 	Records int64
+	// State is the kernel's own, to be kept with the offsets and given to the next Start; nil when there is nothing to keep.
+	State []byte
 	// Rows is the state that changed; one changelog record per row.
 	Rows *store.Epoch
 	// Err is set when a row is too large for its changelog, by a count that is a little generous (RecordBytes). Such an
@@ -32,7 +34,7 @@ type Epoch struct {
 }
 
 // Dirty reports whether the epoch being filled has processed anything.
-func (t *Task) Dirty() bool { return t.records > 0 }
+func (t *Task) Dirty() bool { return t.records > 0 || t.touched }
 
 // Moved reports whether the epoch being filled wrote state or outputs (as opposed to having only moved offsets).
 func (t *Task) Moved() bool { return t.emitted > 0 || t.db.Dirty() }
@@ -45,7 +47,7 @@ func (t *Task) Seal() *Epoch {
 	}
 	e := &Epoch{
 		Offsets: make([]changelog.InputOffset, len(t.inputs)), StreamTime: t.streamTime, Now: t.now, Records: t.records,
-		Rows: t.db.Seal(), arena: t.arena, mark: t.mark(),
+		State: t.keep(), Rows: t.db.Seal(), arena: t.arena, mark: t.mark(),
 	}
 	for i := range t.inputs {
 		in := &t.inputs[i]
@@ -62,12 +64,15 @@ func (t *Task) Seal() *Epoch {
 // begun starts an empty epoch.
 func (t *Task) begun() {
 	t.arena = arena{from: &t.slabs}
-	t.records, t.emitted = 0, 0
+	t.records, t.emitted, t.touched = 0, 0, false
 	t.undo.open = false
 }
 
 func (t *Task) mark() mark {
-	m := mark{cursors: make([]cursor, len(t.inputs)), streamTime: t.streamTime, now: t.now, count: t.count.snapshot()}
+	m := mark{
+		cursors: make([]cursor, len(t.inputs)), streamTime: t.streamTime, now: t.now, count: t.count.snapshot(),
+		advancing: t.advancing, retry: t.retry,
+	}
 	for i := range t.inputs {
 		m.cursors[i] = t.inputs[i].at
 	}
@@ -113,7 +118,11 @@ func (t *Task) Discard() {
 	t.arena.reset()
 	t.outs = t.outs[:0]
 	t.begun()
-	t.streamTime, t.now = t.committed.streamTime, t.committed.now
+	t.streamTime = t.committed.streamTime // the wall clock is what it is: time does not go back because work was undone
+	t.advancing, t.retry = t.committed.advancing, t.committed.retry
+	for i := range t.alarms {
+		t.alarms[i].Queue.Undone()
+	}
 	t.count = t.committed.count.snapshot()
 	for i := range t.inputs {
 		in := &t.inputs[i]

@@ -198,7 +198,7 @@ func (b bench) open(t testing.TB) (*Task, *store.DB) {
 	for i, at := range b.starts {
 		c.Inputs[i].Start = at
 	}
-	if b.start == (Start{}) {
+	if b.start.StreamTime == 0 && b.start.Now == 0 && b.start.State == nil {
 		b.start.StreamTime = -1
 	}
 	task, err := newTask(c, b.start, w)

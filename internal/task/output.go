@@ -18,7 +18,8 @@ type Out struct {
 	Origin    Origin
 }
 
-// Origin is the input record an output came from.
+// Origin is the input record an output came from. Of a timer's output Input is -1 less the number of the set of timers, and Offset
+// a hash of the timer.
 type Origin struct {
 	Input  int
 	Offset int64
@@ -26,6 +27,9 @@ type Origin struct {
 	// DeadLetter is set on outputs that are dead letters. If the broker refuses one, no policy can help: Fail.
 	DeadLetter bool
 }
+
+// alarm is the number of the set of timers an output came from, -1 for a record's.
+func (o Origin) alarm() int { return max(-1, -1-o.Input) }
 
 // Outputs returns the outputs since the last call, in order. The slice is reused by the next call. They must be taken
 // before Seal: they are part of the epoch that it ends.

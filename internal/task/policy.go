@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"github.com/millrace-io/millrace/internal/fault"
 	"github.com/millrace-io/millrace/processor"
@@ -86,6 +87,7 @@ func (t *Task) atNode(node int, op string, err error) error {
 type condemned struct {
 	origin Origin
 	err    error
+	met    bool // of a timer: it has failed for it
 }
 
 // Condemn makes the record at an origin fail in its next processing, as if the node had returned err: the broker refused
@@ -101,7 +103,7 @@ func (t *Task) Condemn(o Origin, err error) {
 			return
 		}
 	}
-	t.condemned = append(t.condemned, condemned{o, err})
+	t.condemned = append(t.condemned, condemned{origin: o, err: err})
 }
 
 // condemnation returns the error the record at o must fail with, if any.
@@ -110,6 +112,7 @@ func (t *Task) condemnation(o Origin) error {
 		c := &t.condemned[i]
 		if c.origin.Input == o.Input && c.origin.Offset == o.Offset {
 			t.origin.DeadLetter = c.origin.DeadLetter
+			c.met = true
 			op := "refused"
 			if c.origin.DeadLetter {
 				op = "dead letter"
@@ -124,6 +127,13 @@ func (t *Task) condemnation(o Origin) error {
 func (t *Task) pardon() {
 	kept := t.condemned[:0]
 	for _, c := range t.condemned {
+		if c.origin.alarm() >= 0 {
+			// Not met: the epoch was committed before it came to this timer.
+			if !c.met {
+				kept = append(kept, c)
+			}
+			continue
+		}
 		in := &t.inputs[c.origin.Input]
 		at := in.tail
 		if m := t.committed.cursors[c.origin.Input]; m.batch-in.first < int64(len(in.batches)) {
@@ -137,16 +147,16 @@ func (t *Task) pardon() {
 	t.condemned = kept
 }
 
-// settle does with the record at t.origin, which failed and was rolled back, what its policy says. An error is the end of
-// the Step.
-func (t *Task) settle(failed error) error {
+// settle does with the record or timer at t.origin, which failed and was rolled back, what its policy says. parked is true when it
+// is to be tried again, later. An error is the end of the Step.
+func (t *Task) settle(failed error) (parked bool, err error) {
 	at := deepest(failed)
 	if at == nil {
 		// The graph names the node of every error; what came without one happened where it was last seen.
 		at = &topology.NodeError{Node: t.node, Name: t.nodeName(t.node), Op: "process", Err: failed}
 	}
 	if broken := notTheRecord(failed); broken != nil {
-		return broken
+		return false, broken
 	}
 	policy := t.policy(at.Node)
 	code := codes[at.Op]
@@ -162,24 +172,37 @@ func (t *Task) settle(failed error) error {
 		policy, remedy = processor.Fail(), "make the dead-letter topic take records of this size, and start again"
 	}
 	where := t.where(t.origin)
-	err := &fault.Error{
+	refusal := &fault.Error{
 		Code: code, Kind: fault.Record, Thing: "record", Value: fmt.Sprintf("%s/%d@%d", where.Topic, where.Partition, where.Offset),
 		Remedy: remedy,
 		Err:    &RecordError{Task: t.c.ID, Origin: where, Node: t.nodeName(at.Node), Op: at.Op, Err: at.Err},
 	}
-	if t.c.Observer != nil && code != "record/interrupted" {
-		t.c.Observer(Failure{Task: t.c.ID, Origin: where, Node: t.nodeName(at.Node), Op: at.Op, Action: policy.Action, Err: err})
+	if t.origin.alarm() >= 0 {
+		refusal.Thing, refusal.Value = "timer", fmt.Sprintf("%s/%d@%s", where.Topic, where.Partition, time.UnixMilli(t.due.At).UTC().Format(time.RFC3339Nano))
 	}
-	switch policy.Action {
+	action := policy.Action
+	if parked = policy.Attempts > 0 && t.again(policy); parked {
+		action = processor.ActRetry
+	}
+	if t.c.Observer != nil && code != "record/interrupted" {
+		t.c.Observer(Failure{Task: t.c.ID, Origin: where, Node: t.nodeName(at.Node), Op: at.Op, Action: action, Err: refusal})
+	}
+	if parked {
+		return true, nil
+	}
+	if t.retry.of(t.origin) {
+		t.retry = retry{}
+	}
+	switch action {
 	case processor.ActSkip:
 		t.count.Skipped++
 	case processor.ActDeadLetter:
 		t.count.DeadLetters++
 		t.deadLetter(policy.Topic, at, code)
 	default:
-		return err
+		return false, refusal
 	}
-	return nil
+	return false, nil
 }
 
 // codes are the stable names of what can go wrong with a record, by operation.

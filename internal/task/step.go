@@ -7,6 +7,7 @@ import (
 // Result of a Step.
 type Result struct {
 	Records int  // processed (skipped and dead-lettered ones included)
+	Timers  int  // fired (those included that failed and were let go)
 	More    bool // another Step can make progress at once
 	Waiting int  // input waited for (its broker has more, none is here), -1 if none
 }
@@ -18,31 +19,52 @@ type undo struct {
 	emitted    int64
 	arena      arenaMark
 	streamTime int64
+	advancing  bool
 }
 
-// Step processes up to limit records, smallest head timestamp first (ties: order of Config.Inputs). An error means that
+// Step processes up to limit records, smallest head timestamp first (ties: order of Config.Inputs), and between them the timers that
+// have become due, which count as records do: however many are due, a Step ends. An error means that
 // policy Fail was met, or that the state is broken: the record was rolled back, everything before it is intact and may be
 // sealed; the error is a *fault.Error naming topic, partition, offset and node. interrupt, if not nil, is asked between
 // records: true ends the Step.
 func (t *Task) Step(limit int, interrupt func() bool) (Result, error) {
 	var r Result
-	for {
+	for !t.parked() {
 		failed := t.run(&r, limit, interrupt)
 		if failed == nil {
 			ok, waiting := t.ready()
-			r.More, r.Waiting = ok, waiting
+			r.More, r.Waiting = ok || t.ringing(), waiting
 			return r, nil
 		}
 		t.rollback()
-		if err := t.settle(failed); err != nil {
+		parked, err := t.settle(failed)
+		if err == nil && !parked {
+			err = t.pass()
+		}
+		if err != nil {
 			r.Waiting = -1
 			return r, err
 		}
-		t.inputs[t.origin.Input].advance()
-		t.records++
-		t.count.Records++
-		r.Records++
+		if parked {
+			break
+		}
+		if t.origin.alarm() < 0 {
+			r.Records++
+		} else {
+			r.Timers++
+		}
 	}
+	r.Waiting = -1
+	return r, nil
+}
+
+// parked reports whether the task waits for the next try of what has failed.
+func (t *Task) parked() bool {
+	if t.retry.until > t.now {
+		return true
+	}
+	t.retry.until = 0
+	return false
 }
 
 // run processes records until one fails. There is one deferred call for all of them: user code that panics ends the run,
@@ -57,9 +79,21 @@ func (t *Task) run(r *Result, limit int, interrupt func() bool) (failed error) {
 			failed = t.atNode(t.node, "panic", caught(v))
 		}
 	}()
-	for r.Records < limit {
+	for r.Records+r.Timers < limit {
 		if interrupt != nil && interrupt() {
 			return nil
+		}
+		if len(t.alarms) > 0 {
+			if rang, err := t.ring(); err != nil {
+				return err
+			} else if rang {
+				chaos.Pass(chaos.MidProcess)
+				t.done()
+				t.touched = true
+				t.count.Timers++
+				r.Timers++
+				continue
+			}
 		}
 		if ok, _ := t.ready(); !ok {
 			return nil
@@ -73,11 +107,19 @@ func (t *Task) run(r *Result, limit int, interrupt func() bool) (failed error) {
 		}
 		chaos.Pass(chaos.MidProcess)
 		t.inputs[i].advance()
+		t.done()
 		t.records++
 		t.count.Records++
 		r.Records++
 	}
 	return nil
+}
+
+// done forgets what is kept of a record or timer that has failed before and has succeeded now.
+func (t *Task) done() {
+	if t.retry.tries > 0 && t.retry.of(t.origin) {
+		t.retry = retry{}
+	}
 }
 
 // begin notes which record user code runs for, and that there is nothing to undo yet.
@@ -99,14 +141,11 @@ func (t *Task) process(i int) error {
 			return c
 		}
 	}
-	t.undo = undo{
-		open: true, outs: len(t.outs), emitted: t.emitted, arena: t.arena.mark(),
-		streamTime: t.streamTime,
-	}
-	t.count.journal = t.count.journal[:0]
-	t.db.Savepoint()
+	t.open()
 	t.db.SetTime(in.time)
-	t.streamTime = max(t.streamTime, in.time)
+	if in.time > t.streamTime {
+		t.streamTime, t.advancing = in.time, t.events > 0
+	}
 	t.emitErr = nil
 	t.user = true
 	err := t.graph.Process(in.Source, in.head, in.time)
@@ -115,6 +154,16 @@ func (t *Task) process(i int) error {
 		err = t.emitErr
 	}
 	return err
+}
+
+// open begins what is done or undone together.
+func (t *Task) open() {
+	t.undo = undo{
+		open: true, outs: len(t.outs), emitted: t.emitted, arena: t.arena.mark(),
+		streamTime: t.streamTime, advancing: t.advancing,
+	}
+	t.count.journal = t.count.journal[:0]
+	t.db.Savepoint()
 }
 
 // rollback undoes what the record did, if it got as far as doing anything.
@@ -126,7 +175,10 @@ func (t *Task) rollback() {
 	t.outs = t.outs[:t.undo.outs]
 	t.emitted = t.undo.emitted
 	t.arena.rollback(t.undo.arena)
-	t.streamTime = t.undo.streamTime
+	t.streamTime, t.advancing = t.undo.streamTime, t.undo.advancing
 	t.count.rollback()
+	for i := range t.alarms {
+		t.alarms[i].Queue.Undone()
+	}
 	t.undo.open = false
 }

@@ -2,12 +2,15 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/millrace-io/millrace/internal/fault"
 	"github.com/millrace-io/millrace/processor"
 	"github.com/millrace-io/millrace/store"
+	"github.com/millrace-io/millrace/timers"
 	"github.com/millrace-io/millrace/topology"
 )
 
@@ -41,6 +44,7 @@ type Config struct {
 type Start struct {
 	StreamTime int64 // milliseconds; -1 before any record
 	Now        int64 // processing time last persisted
+	State      []byte
 }
 
 // Task is one task. It is used by one goroutine at a time.
@@ -79,6 +83,15 @@ type Task struct {
 	committed mark
 
 	condemned []condemned
+
+	// Timers. While advancing, those up to the event-time clock are being fired: the clock has moved since the last time
+	// none was due.
+	alarms    []topology.Alarm
+	events    int // of alarms, how many wait for the event-time clock
+	advancing bool
+	due       timers.Due // the timer being fired
+	retry     retry
+	touched   bool // something besides records was done in the epoch being filled
 }
 
 // graph is what a wired subtopology offers. It is *topology.Graph everywhere but in the kernel's own tests.
@@ -103,6 +116,8 @@ type mark struct {
 	streamTime int64
 	now        int64
 	count      counts
+	advancing  bool
+	retry      retry
 }
 
 // New wires the subtopology and calls every Init. The task starts from s. If it fails nothing is left open; the DB stays
@@ -139,13 +154,24 @@ func newTask(c Config, s Start, w wiring) (*Task, error) {
 		}
 		t.inputs[i] = newInput(in, w.sources[in.Source])
 	}
-	t.committed = t.mark()
 	t.host = &host{Context: c.Context, t: t}
 	var err error
 	if t.graph, err = t.wire(); err != nil {
 		return nil, err
 	}
 	t.ahead = newAhead(t.graph)
+	if g, ok := t.graph.(alarmed); ok {
+		t.alarms = g.Alarms()
+		for i := range t.alarms {
+			if t.alarms[i].Queue.EventTime() {
+				t.events++
+			}
+		}
+	}
+	if err := t.resume(s.State); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	t.committed = t.mark()
 	return t, nil
 }
 
@@ -191,8 +217,34 @@ func (t *Task) StreamTime() int64 { return t.streamTime }
 // Now is the task's processing time in milliseconds: the greatest that Tick told, and never less than what was persisted.
 func (t *Task) Now() int64 { return t.now }
 
-// Tick tells the processing time in milliseconds; it never makes the task's clock go back.
-func (t *Task) Tick(now int64) { t.now = max(t.now, now) }
+// Tick tells the processing time in milliseconds; it never makes the task's clock go back. It reports whether a Step can get
+// something done because of it.
+func (t *Task) Tick(now int64) (ready bool) {
+	t.now = max(t.now, now)
+	return t.Wake() <= t.now
+}
+
+// Wake is the processing time, in milliseconds, from which on a Step can get something done without another record;
+// math.MaxInt64 when there is none.
+func (t *Task) Wake() int64 {
+	if t.retry.until > t.now {
+		return t.retry.until
+	}
+	wake := int64(math.MaxInt64)
+	if t.retry.until > 0 {
+		wake = t.retry.until
+	}
+	for i := range t.alarms {
+		if q := t.alarms[i].Queue; !q.EventTime() {
+			if at, ok, err := q.Head(); err != nil {
+				return t.now // the next Step says what is wrong
+			} else if ok {
+				wake = min(wake, at)
+			}
+		}
+	}
+	return wake
+}
 
 // Retained is the bytes of queued and retained batches.
 func (t *Task) Retained() int64 {
@@ -264,6 +316,9 @@ func (h *host) Dropped(node int, reason string) { h.t.count.drop(node, reason) }
 
 // where names an origin for people.
 func (t *Task) where(o Origin) processor.Origin {
+	if i := o.alarm(); i >= 0 && i < len(t.alarms) {
+		return processor.Origin{Topic: "timers " + t.alarms[i].Queue.Name(), Partition: t.c.ID.Partition, Offset: o.Offset}
+	}
 	if o.Input < 0 || o.Input >= len(t.inputs) {
 		return processor.Origin{}
 	}
