@@ -54,6 +54,7 @@ func Int32() Serde[int32] { return int32Serde{} }
 type int32Serde struct{}
 
 func (int32Serde) ID() string { return "int32" }
+func (int32Serde) Width() int { return 4 }
 
 func (int32Serde) Append(dst []byte, v int32) ([]byte, error) {
 	return binary.BigEndian.AppendUint32(dst, uint32(v)), nil
@@ -84,6 +85,7 @@ func Int64() Serde[int64] { return int64Serde{} }
 type int64Serde struct{}
 
 func (int64Serde) ID() string { return "int64" }
+func (int64Serde) Width() int { return 8 }
 
 func (int64Serde) Append(dst []byte, v int64) ([]byte, error) {
 	return binary.BigEndian.AppendUint64(dst, uint64(v)), nil
@@ -115,6 +117,7 @@ func Float64() Serde[float64] { return float64Serde{} }
 type float64Serde struct{}
 
 func (float64Serde) ID() string { return "float64" }
+func (float64Serde) Width() int { return 8 }
 
 func (float64Serde) Append(dst []byte, v float64) ([]byte, error) {
 	return binary.BigEndian.AppendUint64(dst, math.Float64bits(v)), nil
@@ -146,6 +149,7 @@ func Bool() Serde[bool] { return boolSerde{} }
 type boolSerde struct{}
 
 func (boolSerde) ID() string                                { return "bool" }
+func (boolSerde) Width() int                                { return 1 }
 func (boolSerde) Append(dst []byte, v bool) ([]byte, error) { return ordkey.AppendBool(dst, v), nil }
 
 func (boolSerde) Decode(src []byte) (bool, error) {
@@ -169,6 +173,7 @@ func Time() Serde[time.Time] { return timeSerde{} }
 type timeSerde struct{}
 
 func (timeSerde) ID() string { return "time-ms" }
+func (timeSerde) Width() int { return 8 }
 
 func millis(t time.Time) (int64, error) {
 	const secondsMax = math.MaxInt64/1000 - 1

@@ -28,3 +28,18 @@ type Identified interface {
 	// ID is stable and short: "string", "int64", "json:Payment". It is written into manifests and compared at start.
 	ID() string
 }
+
+// Fixed is what a Serde offers all of whose encodings, ordered ones too, have the same length: keys of several parts need no
+// mark then where this one ends. A codec that has written keys of state must not begin or cease to offer it without a new
+// ID.
+type Fixed interface {
+	Width() int // bytes, more than 0
+}
+
+// Width is the length of everything s encodes, or 0 when lengths differ.
+func Width[T any](s Serde[T]) int {
+	if f, ok := s.(Fixed); ok {
+		return f.Width()
+	}
+	return 0
+}
