@@ -16,6 +16,10 @@ type Hooks struct {
 	Slow      func(SlowHandler)
 	Resolved  func(Resolved)
 	Fenced    func(Fenced)
+
+	// Stats is called every StatsInterval (10 s unless the application was told otherwise) while the application runs, and once when it
+	// has ended, with all figures. It runs on a goroutine of its own: it may take its time, and calls never overlap.
+	Stats func(Snapshot)
 }
 
 // StateChange is a change of the application's state: "created", "starting", "running", "rebalancing", "closing", "closed", "failed".
@@ -36,14 +40,15 @@ type TaskChange struct {
 
 // RestoreProgress is how far a store's restore is. Remaining counts offsets, which compaction makes an upper bound of records.
 type RestoreProgress struct {
-	Task, Store string
-	Records     int64
-	Bytes       int64
-	Position    int64
-	End         int64
-	Elapsed     time.Duration
-	Done        bool
-	Rebuild     bool // from the start of the changelog, because the local copy could not be trusted
+	Task     string        `json:"task"`
+	Store    string        `json:"store"`
+	Records  int64         `json:"records"`
+	Bytes    int64         `json:"bytes"`
+	Position int64         `json:"position"`
+	End      int64         `json:"end"`
+	Elapsed  time.Duration `json:"elapsed_ns"`
+	Done     bool          `json:"done"`
+	Rebuild  bool          `json:"rebuild"` // from the start of the changelog, because the local copy could not be trusted
 }
 
 // Remaining is the number of offsets still to be read.
@@ -69,13 +74,18 @@ type Commit struct {
 	Open          time.Duration // from begin to commit decision
 	Took          time.Duration // from seal to the answer
 	Stood         time.Duration // of it, and to apply it, how long no record was stepped although there may have been some
-	Reason        string        // "interval", "bytes", "records", "rebalance", "close", "half-timeout"
+	// Reason is one of "interval", "half-timeout", "bytes", "retained", "refused record", "failed record", and, when a task has to go,
+	// "revoked", "lost", "closing", "membership broken", "membership over".
+	Reason string
 }
 
 // Abort is one aborted epoch of a worker.
 type Abort struct {
-	Worker      int
-	Reason      error
+	Worker int
+	Reason error
+	// Kind is Reason as one of a few words: "refused record", "failed row", "not owned", "released", "fenced", "foreign commit", "fatal", "lost", "database",
+	// "closing", "timeout", "broker", "other".
+	Kind        string
 	Consecutive int
 	Backoff     time.Duration
 }

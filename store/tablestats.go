@@ -6,6 +6,7 @@ import "sync/atomic"
 type tableStats struct {
 	rows, bytes, dirty, hits, misses, writeBacks, tail atomic.Int64
 	resident                                           atomic.Bool
+	stores                                             atomic.Pointer[[]int64] // rows of each
 }
 
 // publish shows the figures as they are now.
@@ -28,6 +29,7 @@ func (db *DB) publish() {
 	s.writeBacks.Store(w.done)
 	s.tail.Store(w.tail)
 	s.resident.Store(db.complete)
+	db.publishRows()
 }
 
 func (s *tableStats) fill(e *EngineStats) {

@@ -53,6 +53,18 @@ type Config struct {
 	Log     *slog.Logger
 	Hooks   []observe.Hooks
 	Clock   clock.Clock
+
+	StatsInterval time.Duration // between two calls of Hooks.Stats
+	Metrics       Metrics
+	// Alongside is started by Run before anything else and ended when all else has; may be nil.
+	Alongside func() (end func(), err error)
+}
+
+// Metrics is what the root package's listener was told.
+type Metrics struct {
+	Listen  string // host:port; "" is off
+	Remote  bool   // the address may be reachable from elsewhere
+	PerTask bool   // series per task
 }
 
 // Defaults are the values of everything a program does not set.
@@ -68,6 +80,7 @@ func Defaults() Config {
 		RebalanceTimeout:   60 * time.Second,
 		ShutdownTimeout:    30 * time.Second,
 		SlowHandler:        10 * time.Second,
+		StatsInterval:      10 * time.Second,
 		OnError:            processor.Fail(),
 		Clock:              clock.System{},
 	}

@@ -23,6 +23,7 @@ import (
 type flight struct {
 	epoch   *epoch // nil: only what an abort left open is ended
 	sealed  []*task.Epoch
+	figures []sealedStats
 	id      txn.CommitID
 	wall    time.Time
 	reason  string
@@ -152,7 +153,7 @@ func (w *worker) finish(f *flight) {
 	default:
 		// Whether it committed is for the tasks' next owner to find out. Nothing of it may be replayed here.
 		owned := e.claim.any()
-		w.undo(e, fmt.Errorf("epoch lost: %w", f.err), nil)
+		w.undo(e, fmt.Errorf("%w: %w", errLost, f.err), nil)
 		for _, run := range e.tasks {
 			run.group.own.doom(run.id)
 			w.release(run, release{reason: "lost"})
@@ -183,11 +184,13 @@ func (w *worker) committed(f *flight) {
 		run.keeps(run.task.Retained())
 		run.group.relax(run)
 	}
-	w.rt.hooks.commit(observe.Commit{
+	event := observe.Commit{
 		Worker: w.id, Tasks: len(e.tasks), Records: e.records, Outputs: e.outputs, ChangelogRows: int64(f.rows),
 		Bytes: f.bytes, Open: f.sealing.Sub(e.began), Took: time.Since(f.sealing), Stood: f.stood + time.Since(applying),
 		Reason: f.reason,
-	})
+	}
+	w.rt.stats.committed(w, f, &event)
+	w.rt.hooks.commit(event)
 	w.endEpoch(e)
 	w.broken(failed)
 }

@@ -35,6 +35,9 @@ func (hs hooks) resolved(e observe.Resolved) {
 func (hs hooks) fenced(e observe.Fenced) {
 	each(hs, e, func(h observe.Hooks) func(observe.Fenced) { return h.Fenced })
 }
+func (hs hooks) stats(e observe.Snapshot) {
+	each(hs, e, func(h observe.Hooks) func(observe.Snapshot) { return h.Stats })
+}
 
 func each[E any](hs hooks, e E, pick func(observe.Hooks) func(E)) {
 	for _, h := range hs {

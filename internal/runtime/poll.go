@@ -94,6 +94,7 @@ func (g *group) dispatch(fetches kgo.Fetches) (err error) {
 		input := run.input(p.Topic, p.Partition)
 		batch := g.fetched.convert(input, p.Records)
 		run.queued(int64(batch.Bytes))
+		run.stats.end(input, p.LastStableOffset)
 		run.worker.mail.send(message{run: run, batch: batch, end: nil})
 		if len(run.inputs) > 1 && p.LastStableOffset >= 0 {
 			run.worker.mail.send(message{run: run, end: &knownEnd{input, p.LastStableOffset}})

@@ -95,6 +95,7 @@ type Runtime struct {
 	succeeded       atomic.Bool   // static membership: our predecessor is out of the group, and fenced
 	limitsHeap      bool          // nobody else has told Go's collector about a limit
 	since           time.Time     // when this process started the topology
+	stats           *stats
 }
 
 // New checks the configuration and prepares an instance. It talks to nobody.
@@ -112,10 +113,11 @@ func New(c Config) (*Runtime, error) {
 		c.Workers = goruntime.GOMAXPROCS(0)
 	}
 	r := &Runtime{
-		cfg: c, log: c.Log.With("app", c.App), hooks: c.Hooks, state: stateCreated, done: make(chan struct{}),
+		cfg: c, log: c.Log.With("app", c.App), state: stateCreated, done: make(chan struct{}),
 		deleteRetention: map[string]time.Duration{}, released: map[processor.TaskID]<-chan struct{}{},
-		recheck: make(chan struct{}, 1), newRuns: make(chan struct{}, 1),
+		recheck: make(chan struct{}, 1), newRuns: make(chan struct{}, 1), stats: newStats(),
 	}
+	r.hooks = append(hooks{r.stats.hooks(c.Clock.Now)}, c.Hooks...)
 	r.gone, r.goneEnd = context.WithCancel(context.Background())
 	r.hard, r.hardEnd = context.WithCancel(r.gone)
 	if _, err := store.ShareOut(c.MemoryLimit, 1); err != nil {
@@ -141,12 +143,22 @@ func (r *Runtime) Run(parent context.Context) (err error) {
 	defer func() {
 		if err != nil {
 			r.setState(stateFailed, err)
-			return
+		} else {
+			r.setState(stateClosed, nil)
 		}
-		r.setState(stateClosed, nil)
+		if r.wantsStats() {
+			r.hooks.stats(r.Snapshot())
+		}
 	}()
 
 	r.setState(stateStarting, nil)
+	if r.cfg.Alongside != nil {
+		end, err := r.cfg.Alongside()
+		if err != nil {
+			return err
+		}
+		defer end()
+	}
 	defer r.release()
 	if err := r.start(ctx); err != nil {
 		return r.stoppedAtStart(ctx, err)
@@ -224,6 +236,7 @@ func (r *Runtime) start(ctx context.Context) error {
 	for i := range r.cfg.Workers {
 		r.workers = append(r.workers, newWorker(i, r))
 	}
+	r.stats.began(r)
 	return nil
 }
 
@@ -270,7 +283,7 @@ func (r *Runtime) serve(ctx context.Context) error {
 	}
 	background, endBackground := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context){r.watchdog, r.watchEnds, r.verifyTopics, r.purge, r.refreshCheckpoints, r.limitHeapAsTablesGrow} {
+	for _, f := range []func(context.Context){r.watchdog, r.watchEnds, r.verifyTopics, r.purge, r.refreshCheckpoints, r.limitHeapAsTablesGrow, r.watchLag, r.tellStats} {
 		wg.Add(1)
 		go func() { defer wg.Done(); f(background) }()
 	}

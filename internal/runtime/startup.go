@@ -24,6 +24,7 @@ func (r *Runtime) clientOpts(role string) []kgo.Opt {
 		kgo.WithLogger(kgoLog{r.log.With("client", role)}),
 		kgo.MetadataMinAge(100 * time.Millisecond),
 		kgo.DialTimeout(5 * time.Second),
+		kgo.WithHooks(r.stats.client(role)),
 	}
 	opts = append(opts, r.cfg.Client...)
 	opts = append(opts, kgo.SeedBrokers(r.cfg.Brokers...))

@@ -54,6 +54,8 @@ func (w *worker) undo(e *epoch, reason error, failures []txn.Failure) {
 		records += e.records
 		for _, run := range e.tasks {
 			run.task.Discard()
+			run.kept = nil
+			run.stats.outputs = 0
 			run.ready = true
 			run.keeps(run.task.Retained())
 		}
@@ -67,7 +69,7 @@ func (w *worker) undo(e *epoch, reason error, failures []txn.Failure) {
 	}
 	w.notBefore = time.Now().Add(backoff)
 	w.rt.log.Info("epoch aborted", "worker", w.id, "records", records, "consecutive", w.aborts, "backoff", backoff, "reason", reason)
-	w.rt.hooks.abort(observe.Abort{Worker: w.id, Reason: reason, Consecutive: w.aborts, Backoff: backoff})
+	w.rt.hooks.abort(observe.Abort{Worker: w.id, Reason: reason, Kind: abortKind(reason), Consecutive: w.aborts, Backoff: backoff})
 	for _, e := range undone {
 		w.endEpoch(e)
 	}

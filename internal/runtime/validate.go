@@ -3,7 +3,10 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	goruntime "runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -92,6 +95,11 @@ func (c *Config) Validate() error {
 	positive("config/shutdown-timeout", "shutdown timeout", c.ShutdownTimeout)
 	positive("config/slow-handler", "slow handler threshold", c.SlowHandler)
 
+	positive("config/stats-interval", "stats interval", c.StatsInterval)
+	if reason, remedy := c.Metrics.refused(); reason != "" {
+		bad("config/metrics-listener", "metrics listener", c.Metrics.Listen, reason, remedy)
+	}
+
 	if c.MemoryLimit <= 0 {
 		bad("config/memory-limit", "memory limit", fmt.Sprint(c.MemoryLimit), "must be greater than zero", "leave it out for 512 MiB")
 	}
@@ -101,6 +109,26 @@ func (c *Config) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// refused says why there can be no listener at the address, and what to do about it.
+func (m *Metrics) refused() (reason, remedy string) {
+	if m.Listen == "" {
+		return "", ""
+	}
+	host, port, err := net.SplitHostPort(m.Listen)
+	if err != nil {
+		return "is no host:port", "write it as 127.0.0.1:9600; port 0 takes a free one"
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || port != strconv.FormatUint(n, 10) {
+		return fmt.Sprintf("has the port %q", port), "use 0 to 65535; 0 takes a free one"
+	}
+	ip, err := netip.ParseAddr(host)
+	if m.Remote || host == "localhost" || err == nil && ip.Unmap().IsLoopback() {
+		return "", ""
+	}
+	return "is not a loopback address: whoever reaches it reads names of topics, sizes and texts of errors, without a password",
+		"use 127.0.0.1, or add millrace.MetricsRemote() where the network keeps strangers out"
 }
 
 // illegalName says why s cannot be part of Kafka's names, or "".
