@@ -11,7 +11,7 @@ EXAMPLES = $(sort $(dir $(wildcard examples/[0-9]*/main.go)))
 CACHE    = .cache
 
 .DEFAULT_GOAL := help
-.PHONY: help fmt lint gofmt vet staticcheck unit race examples run-examples kafka itest run-itest test bench bench-quick bench-peers fuzz clean
+.PHONY: help fmt lint gofmt vet staticcheck unit race examples run-examples kafka itest run-itest test conformance bench bench-quick bench-peers fuzz clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ test: ## everything: lint, unit tests without and with the race detector, exampl
 	wait $$kafka || { cat $(CACHE)/kafka.log; exit 1; }; \
 	cat $(CACHE)/kafka.log; \
 	$(MAKE) --no-print-directory run-itest
+
+conformance: ## run the acceptance cases of stateful processing and write docs/conformance.md
+	$(GO) run ./internal/conformance
 
 bench: kafka ## all figures beside bare client loops, on one real broker; bench/RESULTS.md (half an hour)
 	$(GO) run ./bench $(BENCHFLAGS)

@@ -44,12 +44,15 @@ var rooms = map[string]string{
 	"dashboard":               "query observe",
 
 	// The door.
-	".": "internal/runtime topology processor store observe query txn",
+	".": "internal/runtime topology processor store observe observe/prom query txn",
 
 	// Tests and their tools.
 	"internal/kafkatest": "devkafka",
 	"internal/sim":       "internal/task topology processor store changelog",
 	"internal/lint":      "",
+
+	// Programs for those who work on it.
+	"internal/conformance": "",
 }
 
 // everywhere is what every room may import: leaves that nearly everybody needs.
