@@ -1,7 +1,9 @@
 package millrace
 
 import (
+	"cmp"
 	"context"
+	"log/slog"
 
 	"github.com/millrace-io/millrace/internal/fault"
 	"github.com/millrace-io/millrace/internal/runtime"
@@ -16,7 +18,8 @@ import (
 //	   |                   v
 //	   +--------------> closing --> closed, or failed when there was an error
 type App struct {
-	rt *runtime.Runtime
+	rt       *runtime.Runtime
+	listener listener
 }
 
 // New checks the configuration and the topology, without talking to Kafka, and returns every mistake at once: each an
@@ -28,11 +31,17 @@ func New(id string, top *topology.Topology, opts ...Option) (*App, error) {
 	for _, o := range opts {
 		o.apply(&c)
 	}
+	a := &App{}
+	if c.Metrics.Listen != "" {
+		c.Alongside = a.listener.start
+	}
 	rt, err := runtime.New(c)
 	if err != nil {
 		return nil, err
 	}
-	return &App{rt: rt}, nil
+	a.rt = rt
+	a.listener.app, a.listener.set, a.listener.log = a, c.Metrics, cmp.Or(c.Log, slog.Default()).With("app", id)
+	return a, nil
 }
 
 // Run starts the instance and processes records until ctx is done, Close is called, or something fails that it cannot

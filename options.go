@@ -179,6 +179,31 @@ func Observe(h observe.Hooks) Option {
 	return option(func(c *runtime.Config) { c.Hooks = append(c.Hooks, h) })
 }
 
+// StatsInterval is how often hooks that ask for all figures (observe.Hooks.Stats) are called. Default 10 s.
+func StatsInterval(d time.Duration) Option {
+	return option(func(c *runtime.Config) { c.StatsInterval = d })
+}
+
+// MetricsListener serves http://addr/metrics for Prometheus and http://addr/describe (JSON; ?as=text for people) while Run runs, from before
+// anything is restored. addr is a loopback address, as "127.0.0.1:9600"; port 0 takes a free one, which MetricsAddr tells. Anything
+// else is refused unless MetricsRemote is given. Default: no listener. A program that has a Prometheus registry of its own
+// registers prom.New(app) there instead.
+func MetricsListener(addr string) Option {
+	return option(func(c *runtime.Config) { c.Metrics.Listen = addr })
+}
+
+// MetricsRemote lets the metrics listener have an address that other machines reach, as ":9600". There is no password and no TLS: whoever
+// gets through reads names of topics and stores, sizes, offsets, and the texts of errors, those of user code included.
+func MetricsRemote() Option {
+	return option(func(c *runtime.Config) { c.Metrics.Remote = true })
+}
+
+// MetricsPerTask has the metrics listener export series for every task instead of sums for each subtopology: about 30 series a
+// task, and 8 more for each of its stores.
+func MetricsPerTask() Option {
+	return option(func(c *runtime.Config) { c.Metrics.PerTask = true })
+}
+
 // SlowHandler is how long one call of user code may take before it is reported with its stack. Default 10 s.
 func SlowHandler(d time.Duration) Option {
 	return option(func(c *runtime.Config) { c.SlowHandler = d })
