@@ -711,3 +711,23 @@ func TestOutcomeLostWhileLeaving(t *testing.T) {
 	}
 	w.exact(addrs, 600)
 }
+
+// TestIdleWritesNothing: where no record comes no transaction is begun, however many commit intervals pass.
+func TestIdleWritesNothing(t *testing.T) {
+	_, addrs := fake(t, 2)
+	w := watch(t, addrs)
+	var commits atomic.Int64
+	r := launch(t, addrs, countWords(t), millrace.MemoryStores(), millrace.CommitInterval(time.Millisecond),
+		millrace.Observe(observe.Hooks{Commit: func(observe.Commit) { commits.Add(1) }}))
+	const rounds = 12
+	for n := 1; n <= rounds; n++ { // each takes many intervals
+		produceWords(t, addrs, 1, 1)
+		w.until(n, 30*time.Second)
+	}
+	if err := r.stop(t, 20*time.Second); err != nil {
+		t.Error(err)
+	}
+	if n := commits.Load(); n != rounds {
+		t.Errorf("%d commits of %d records that came one by one", n, rounds)
+	}
+}
