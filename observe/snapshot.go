@@ -110,7 +110,8 @@ type Counters struct {
 	Outputs     int64  `json:"outputs"` // records written to sinks and dead letter topics
 	Skipped     int64  `json:"skipped"`
 	DeadLetters int64  `json:"dead_letters"`
-	Late        int64  `json:"late"`
+	Retries     int64  `json:"retries"` // failures after which a record or timer was, or will be, tried again
+	Late        int64  `json:"late"`    // records that came later than their operator allows; they are in Drops too, if they were left out
 	TimersFired int64  `json:"timers_fired"`
 	Drops       []Drop `json:"drops"`        // records that operators left out on purpose, by node and reason
 	CacheHits   int64  `json:"cache_hits"`   // reads of state that the row table answered
@@ -149,14 +150,14 @@ type Task struct {
 	Clock    int64 `json:"clock_ms"`
 	ClockLag int64 `json:"clock_lag_ms"`
 
-	TimersPending int64   `json:"timers_pending"`
-	TableRows     int64   `json:"table_rows"`    // in memory
-	TableBytes    int64   `json:"table_bytes"`   // and what they need
-	DirtyBytes    int64   `json:"dirty_bytes"`   // of them, committed and not yet written back
-	OverlayBytes  int64   `json:"overlay_bytes"` // uncommitted; looked at ten times a second
-	RecordBytes   int64   `json:"record_bytes"`  // fetched records, waiting or kept for replay
-	DiskBytes     int64   `json:"disk_bytes"`    // of the task's database, its log and overhead included; 0 in memory
-	Tail          int64   `json:"tail"`          // rows that a crash now would have a restore read again
+	TimersPending int64   `json:"timers_pending"` // an estimate, as Rows of the timer sets, which are among Stores
+	TableRows     int64   `json:"table_rows"`     // in memory
+	TableBytes    int64   `json:"table_bytes"`    // and what they need
+	DirtyBytes    int64   `json:"dirty_bytes"`    // of them, committed and not yet written back
+	OverlayBytes  int64   `json:"overlay_bytes"`  // uncommitted; looked at ten times a second
+	RecordBytes   int64   `json:"record_bytes"`   // fetched records, waiting or kept for replay
+	DiskBytes     int64   `json:"disk_bytes"`     // of the task's database, its log and overhead included; 0 in memory
+	Tail          int64   `json:"tail"`           // rows that a crash now would have a restore read again
 	Inputs        []Input `json:"inputs"`
 	Stores        []Store `json:"stores"`
 }

@@ -67,6 +67,7 @@ type runStats struct {
 	// Anybody's.
 	db      atomic.Pointer[store.DB]
 	overlay atomic.Int64
+	parked  atomic.Bool
 	ends    []atomic.Int64 // by input: where its readable records end, one more; 0: not known
 
 	// Under stats.mu.
@@ -140,6 +141,12 @@ func (s *stats) closing(run *runStats) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	run.count(&last)
+}
+
+// look takes what is shown of the moment. The worker calls it ten times a second at most.
+func (run *runStats) look(t *task.Task) {
+	run.overlay.Store(t.Overlay())
+	run.parked.Store(t.Parked())
 }
 
 // end notes that the readable records of an input reach to end.
@@ -238,6 +245,8 @@ func addTask(c *observe.Counters, was, is *task.Stats) {
 	c.Records += is.Records - was.Records
 	c.Skipped += is.Skipped - was.Skipped
 	c.DeadLetters += is.DeadLetters - was.DeadLetters
+	c.Retries += is.Retries - was.Retries
+	c.TimersFired += is.Timers - was.Timers
 	for _, d := range is.Drops {
 		n := d.Count
 		for _, before := range was.Drops {
@@ -246,8 +255,14 @@ func addTask(c *observe.Counters, was, is *task.Stats) {
 			}
 		}
 		addDrop(c, observe.Drop{Node: d.Node, Reason: d.Reason, Count: n})
+		if d.Reason == late {
+			c.Late += n
+		}
 	}
 }
+
+// late is why operators drop records that came too late.
+const late = "late"
 
 func addDrop(c *observe.Counters, d observe.Drop) {
 	if i := slices.IndexFunc(c.Drops, func(o observe.Drop) bool { return o.Node == d.Node && o.Reason == d.Reason }); i >= 0 {
@@ -543,6 +558,7 @@ func addCounters(to, from *observe.Counters) {
 	to.Outputs += from.Outputs
 	to.Skipped += from.Skipped
 	to.DeadLetters += from.DeadLetters
+	to.Retries += from.Retries
 	to.Late += from.Late
 	to.TimersFired += from.TimersFired
 	to.CacheHits += from.CacheHits
@@ -560,7 +576,7 @@ func (t *taskRun) shown(state taskState, e *store.EngineStats, sizes []store.Sto
 		Task: t.id.String(), Subtopology: t.id.Subtopology, Partition: t.id.Partition, State: string(state), Error: run.err,
 		Counters: run.totals.Counters, Clock: run.clock,
 		TableRows: e.TableRows, TableBytes: e.TableBytes, DirtyBytes: e.DirtyBytes, DiskBytes: e.DiskBytes, Tail: e.Tail,
-		OverlayBytes: run.overlay.Load(), RecordBytes: t.bytes(),
+		Parked: run.parked.Load() && state == taskRunning, OverlayBytes: run.overlay.Load(), RecordBytes: t.bytes(),
 	}
 	o.Drops = slices.Clone(o.Drops)
 	if o.Clock >= 0 {
@@ -575,6 +591,9 @@ func (t *taskRun) shown(state taskState, e *store.EngineStats, sizes []store.Sto
 		sum.Rows = -1
 		if at := slices.IndexFunc(sizes, func(s store.StoreStats) bool { return s.Store == sum.Name }); at >= 0 {
 			sum.Rows, sum.DiskBytes = sizes[at].Rows, sizes[at].DiskBytes
+		}
+		if t.sub.Stores[i].Kind() == store.KindTimers && sum.Rows > 0 {
+			o.TimersPending += sum.Rows
 		}
 		if p := run.restores[i]; p.Store != "" {
 			sum.Restore = &p

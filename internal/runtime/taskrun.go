@@ -236,7 +236,7 @@ func (w *worker) tickStores() {
 	w.ticked = now
 	var failed []failedApply
 	for _, run := range w.tasks {
-		run.stats.overlay.Store(run.task.Overlay())
+		run.stats.look(run.task)
 		err := run.db.Tick(now.UnixMilli())
 		if err != nil && w.flight == nil && !w.epoch.has(run) { // else its commit meets the error
 			failed = append(failed, failedApply{run, err})

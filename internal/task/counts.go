@@ -47,6 +47,9 @@ func (t *Task) Stats() Stats {
 	return s
 }
 
+// Parked reports whether the task waits for the next try of a record or timer that has failed.
+func (t *Task) Parked() bool { return t.retry.until > t.now }
+
 // drop counts one. The list is as long as there are operators that drop times their reasons: short.
 func (c *counts) drop(node int, reason string) {
 	i := slices.IndexFunc(c.drops, func(d dropped) bool { return d.node == node && d.reason == reason })

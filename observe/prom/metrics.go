@@ -188,6 +188,8 @@ var families = []family{
 	ofTasks("records_skipped_total", counter, "", "Records that failed and were skipped.", nil, number(func(u *unit) int64 { return u.counters.Skipped })),
 	ofTasks("records_dead_lettered_total", counter, "", "Records that failed and went to a dead letter topic.", nil,
 		number(func(u *unit) int64 { return u.counters.DeadLetters })),
+	ofTasks("retries_total", counter, "", "Failures after which a record or timer was, or will be, tried again.", nil,
+		number(func(u *unit) int64 { return u.counters.Retries })),
 	ofTasks("records_late_total", counter, "", "Records that came later than their operator allows.", nil, number(func(u *unit) int64 { return u.counters.Late })),
 	ofTasks("records_dropped_total", counter, "", "Records that an operator left out on purpose, by node and reason.", []string{"node", "reason"}, func(u *unit, e emit) {
 		for _, d := range u.counters.Drops {
