@@ -5,7 +5,9 @@ package store
 type Option func(*options)
 
 // options are what every declaration embeds.
-type options struct{}
+type options struct {
+	width int // of every key of a keyed store, 0 when they differ
+}
 
 func makeOptions(opts []Option) (o options) {
 	for _, opt := range opts {

@@ -61,7 +61,14 @@ func (s *KV[K, V]) Want(w *Wanted, key K) {
 	if err != nil {
 		return
 	}
-	w.arena = full
+	w.add(db, full, from)
+}
+
+// add puts the full key that begins at from in arena, which is the list's own, grown, on the list, unless its row is in
+// memory.
+func (w *Wanted) add(db *DB, arena []byte, from int) {
+	w.arena = arena
+	full := arena
 	hash := db.table.hash(full[from:])
 	if ref := db.table.find(hash, full[from:]); ref != 0 {
 		row := db.table.slab.at(ref)

@@ -13,6 +13,7 @@ type Rows struct {
 	moved   int64  // rows added to the engine since, as far as is known
 	blind   int64  // rows written to the engine since of which it is not known whether they were new
 	kept    any    // Keep
+	gens    gens   // of collections
 }
 
 // Name is the store's name.
@@ -136,7 +137,10 @@ func (r *Rows) ask() {
 }
 
 // recounted begins the count of the engine's rows anew; -1 is not known.
-func (r *Rows) recounted(base int64) { r.base, r.moved, r.blind = base, 0, 0 }
+func (r *Rows) recounted(base int64) {
+	r.base, r.moved, r.blind = base, 0, 0
+	r.gens.state, r.gens.clean, r.gens.looked = gensUnknown, false, 0
+}
 
 // end is the first key after the store's.
 func (r *Rows) end() []byte {
