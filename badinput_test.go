@@ -76,6 +76,7 @@ func TestBadConfiguration(t *testing.T) {
 		{"memory limit zero", "app", append(good, millrace.MemoryLimit(0))},
 		{"memory limit too small", "app", append(good, millrace.MemoryLimit(1<<20))},
 		{"dead letter topic", "app", append(good, millrace.OnError(processor.DeadLetter("no good")))},
+		{"retry", "app", append(good, millrace.OnError(processor.Retry(0, time.Second, processor.Skip())))},
 		{"everything", "a b", []millrace.Option{millrace.CommitInterval(0), millrace.SessionTimeout(-1), millrace.ShutdownTimeout(0)}},
 	}
 	var b strings.Builder

@@ -129,7 +129,12 @@ func (b *Builder) setPolicy(first, last int, p processor.Policy) {
 	}
 	if p.Action > processor.ActDeadLetter {
 		b.Refuse(&fault.Error{Code: "policy/unknown", Thing: "policy", Value: fmt.Sprintf("Action(%d)", p.Action),
-			Reason: "there is no such action", Remedy: "use processor.Fail, Skip or DeadLetter"})
+			Reason: "there is no such action", Remedy: "use processor.Fail, Skip, DeadLetter or Retry"})
+		return
+	}
+	if reason := p.Mistake(); reason != "" {
+		b.Refuse(&fault.Error{Code: "policy/retry", Thing: "policy", Value: p.String(), Reason: reason,
+			Remedy: "use processor.Retry with at least one try, a pause that is not negative, and Fail, Skip or DeadLetter after it"})
 		return
 	}
 	for _, n := range b.nodes[first : last+1] {

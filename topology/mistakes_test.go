@@ -56,6 +56,15 @@ var mistakes = map[string]func(b *topology.Builder){
 		src := topology.AddSource(b, "", numbers)
 		topology.AddSink("", results, topology.Node[string, int64]{}, src)
 	},
+	"retry": func(b *topology.Builder) {
+		src := topology.AddSource(b, "", numbers)
+		src.OnError(processor.Retry(0, time.Second, processor.Skip()))
+		p := topology.AddProcessor("p", apply(forward), nil, src)
+		p.OnError(processor.Retry(3, -time.Second, processor.Skip()))
+		p.OnError(processor.Retry(3, time.Second, processor.Policy{}))
+		topology.AddSink("", results, p).OnError(processor.Retry(3, time.Second, processor.Retry(2, time.Second, processor.Fail())))
+		topology.AddSink("dead", results, p).OnError(processor.Retry(3, time.Second, processor.DeadLetter("no good")))
+	},
 	"illegal-topic-names": func(b *topology.Builder) {
 		named := func(name string) topology.Topic[string, int64] {
 			return topology.NewTopic(name, serde.String(), serde.Int64())

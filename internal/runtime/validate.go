@@ -103,6 +103,10 @@ func (c *Config) Validate() error {
 	if c.MemoryLimit <= 0 {
 		bad("config/memory-limit", "memory limit", fmt.Sprint(c.MemoryLimit), "must be greater than zero", "leave it out for 512 MiB")
 	}
+	if reason := c.OnError.Mistake(); reason != "" {
+		bad("policy/retry", "millrace.OnError", c.OnError.String(), reason,
+			"use processor.Retry with at least one try, a pause that is not negative, and Fail, Skip or DeadLetter after it")
+	}
 	if c.OnError.Topic != "" {
 		if reason := illegalName(c.OnError.Topic, 249); reason != "" {
 			bad("config/dead-letter", "dead letter topic", c.OnError.Topic, reason, "name an existing topic")

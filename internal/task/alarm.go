@@ -144,9 +144,31 @@ func (t *Task) again(p processor.Policy) bool {
 	}
 	tries++
 	t.retry = retry{origin: t.origin, tries: tries, until: later(t.now, p.Pause(tries).Milliseconds())}
+	if i := t.origin.Input; i >= 0 {
+		t.inputs[i].timed, t.inputs[i].timeErr = false, nil // the extractor is asked again
+	}
 	t.touched = true
 	t.count.Retries++
 	return true
+}
+
+// resumed returns the input whose head is what is tried again, -1 if there is none: nothing of the task overtakes it, neither timers
+// that have become due meanwhile nor records of other inputs that have come with an earlier time. (A timer is tried again because it
+// is still the first of those that are due.) held says that it has not come yet, after a restart; it is waited for.
+func (t *Task) resumed() (input int, held bool) {
+	if t.retry.tries == 0 || t.retry.origin.Input < 0 {
+		return -1, false
+	}
+	in := &t.inputs[t.retry.origin.Input]
+	switch {
+	case in.head == nil:
+		return -1, in.waits()
+	case in.head.Offset == t.retry.origin.Offset:
+		return t.retry.origin.Input, false
+	case in.head.Offset > t.retry.origin.Offset: // its log has lost it
+		t.retry, t.touched = retry{}, true
+	}
+	return -1, false
 }
 
 // later is at+d, or the end of time.

@@ -18,6 +18,7 @@ import (
 // byHand is a graph of a few lines: a source per input, a count by key, and an echo. What the kernel does with it can be
 // read off a transcript without knowing package topology. Values are orders to it:
 //
+//	flaky:N, flaky-panic:N      as fail and panic, the first N times, restarts included
 //	fail, panic, error-panic    the node "count" does so, after it has written state and an output
 //	swallow                     as too-large, but the error of Emit is lost
 //	big:N                       the output's value is N bytes long
@@ -29,6 +30,7 @@ type byHand struct {
 	host  topology.Host
 	rows  *store.Rows
 	value [8]byte
+	calls map[string]int // of flaky records, by key
 }
 
 const (
@@ -49,6 +51,12 @@ func byHandNodes(policy processor.Policy) []topology.NodeInfo {
 
 func (g *byHand) Timestamp(source int, r *topology.Raw) (int64, error) {
 	text := string(r.Value)
+	if n, ok := strings.CutPrefix(text, "@flaky:"); ok {
+		if g.calls[string(r.Key)]++; strconv.Itoa(g.calls[string(r.Key)]) <= n {
+			return 0, &topology.NodeError{Node: source, Name: "lines", Op: "timestamp", Err: errors.New("not yet")}
+		}
+		return 1, nil
+	}
 	if text == "@panic" {
 		panic("no time")
 	}
@@ -99,6 +107,14 @@ func (g *byHand) Process(source int, r *topology.Raw, at int64) error {
 		return err
 	}
 	switch order {
+	case "flaky", "flaky-panic":
+		if g.calls[string(r.Key)]++; g.calls[string(r.Key)] > size {
+			break
+		}
+		if order == "flaky-panic" {
+			panic("told to panic")
+		}
+		return g.failed(errors.New("told to fail"))
 	case "fail":
 		return g.failed(errors.New("told to fail"))
 	case "panic":
@@ -155,6 +171,7 @@ type bench struct {
 	starts    []int64
 	start     Start
 	partition int32
+	calls     map[string]int // what flaky records count in; outlives a restart
 }
 
 var counted = store.KeyValue("counts", serde.String(), serde.String())
@@ -167,6 +184,9 @@ func (b bench) open(t testing.TB) (*Task, *store.DB) {
 	db, err := store.Open(b.engine, []store.Binding{{Spec: counted, Prefix: 1}}, store.Options{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if b.calls == nil {
+		b.calls = map[string]int{}
 	}
 	if b.ctx == nil {
 		b.ctx = context.Background()
@@ -183,7 +203,7 @@ func (b bench) open(t testing.TB) (*Task, *store.DB) {
 			if b.lean {
 				return &lean{byHand{host: h, rows: rows}}, nil
 			}
-			return &byHand{host: h, rows: rows}, nil
+			return &byHand{host: h, rows: rows, calls: b.calls}, nil
 		},
 	}
 	c := Config{

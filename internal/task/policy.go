@@ -181,7 +181,8 @@ func (t *Task) settle(failed error) (parked bool, err error) {
 		refusal.Thing, refusal.Value = "timer", fmt.Sprintf("%s/%d@%s", where.Topic, where.Partition, time.UnixMilli(t.due.At).UTC().Format(time.RFC3339Nano))
 	}
 	action := policy.Action
-	if parked = policy.Attempts > 0 && t.again(policy); parked {
+	// What the broker has refused it would refuse again.
+	if parked = policy.Attempts > 0 && at.Op != "refused" && t.again(policy); parked {
 		action = processor.ActRetry
 	}
 	if t.c.Observer != nil && code != "record/interrupted" {
@@ -190,8 +191,8 @@ func (t *Task) settle(failed error) (parked bool, err error) {
 	if parked {
 		return true, nil
 	}
-	if t.retry.of(t.origin) {
-		t.retry = retry{}
+	if t.retry.of(t.origin) && code != "record/interrupted" {
+		t.retry, t.touched = retry{}, true
 	}
 	switch action {
 	case processor.ActSkip:

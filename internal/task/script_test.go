@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/datadriven"
 
@@ -55,7 +56,9 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "tick":
 		now := 0
 		d.ScanArgs(t, "now", &now)
-		s.task.Tick(int64(now))
+		if s.task.Tick(int64(now)) {
+			s.log.WriteString("a step has something to do\n")
+		}
 	case "step":
 		s.step(d)
 	case "outputs":
@@ -67,7 +70,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "committed":
 		e := s.sealed[0]
 		s.sealed = s.sealed[1:]
-		s.group = &Epoch{Offsets: slices.Clone(e.Offsets), StreamTime: e.StreamTime, Now: e.Now}
+		s.group = &Epoch{Offsets: slices.Clone(e.Offsets), StreamTime: e.StreamTime, Now: e.Now, State: e.State}
 		if err := s.task.Committed(e, []byte("checkpoint")); err != nil {
 			fmt.Fprintf(&s.log, "error: %v\n", err)
 		}
@@ -97,7 +100,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 func (s *script) topology(d *datadriven.TestData) {
 	*s = script{t: s.t, engine: store.NewMemory()}
 	name, policy := d.CmdArgs[0].Key, "inherit"
-	s.bench = bench{inputs: 1, observer: s.failed, partition: 3}
+	s.bench = bench{inputs: 1, calls: map[string]int{}, observer: s.failed, partition: 3}
 	switch name {
 	case "count":
 	case "merge":
@@ -109,6 +112,9 @@ func (s *script) topology(d *datadriven.TestData) {
 	d.MaybeScanArgs(s.t, "policy", &policy)
 	s.bench.policy = map[string]processor.Policy{
 		"inherit": {}, "fail": processor.Fail(), "skip": processor.Skip(), "dead-letter": processor.DeadLetter("dead"),
+		"retry-fail":        processor.Retry(2, 100*time.Millisecond, processor.Fail()),
+		"retry-skip":        processor.Retry(2, 100*time.Millisecond, processor.Skip()),
+		"retry-dead-letter": processor.Retry(2, 100*time.Millisecond, processor.DeadLetter("dead")),
 	}[policy]
 	d.MaybeScanArgs(s.t, "max", &s.bench.most)
 	d.MaybeScanArgs(s.t, "max-row", &s.bench.mostRow)
@@ -120,7 +126,7 @@ func (s *script) restart() {
 	b := s.bench
 	b.engine = s.engine
 	if s.group != nil {
-		b.start = Start{StreamTime: s.group.StreamTime, Now: s.group.Now}
+		b.start = Start{StreamTime: s.group.StreamTime, Now: s.group.Now, State: s.group.State}
 		for _, o := range s.group.Offsets {
 			b.starts = append(b.starts, o.Offset)
 		}
@@ -173,6 +179,9 @@ func (s *script) step(d *datadriven.TestData) {
 	if r.Waiting >= 0 {
 		fmt.Fprintf(&s.log, ", waiting for %s", s.task.inputs[r.Waiting].Topic)
 	}
+	if s.task.retry.until > 0 {
+		fmt.Fprintf(&s.log, ", parked, wakes at %d", s.task.Wake())
+	}
 	s.log.WriteString("\n")
 	if err != nil {
 		fmt.Fprintf(&s.log, "stopped: %v\n", err)
@@ -210,6 +219,9 @@ func (s *script) epoch(e *Epoch) {
 	})
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	if len(e.State) > 0 {
+		fmt.Fprintf(&s.log, "kernel state %x\n", e.State)
 	}
 	if e.Err != nil {
 		fmt.Fprintf(&s.log, "should not be sent: %v\n", e.Err)

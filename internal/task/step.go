@@ -33,7 +33,8 @@ func (t *Task) Step(limit int, interrupt func() bool) (Result, error) {
 		failed := t.run(&r, limit, interrupt)
 		if failed == nil {
 			ok, waiting := t.ready()
-			r.More, r.Waiting = ok || t.ringing(), waiting
+			_, held := t.resumed()
+			r.More, r.Waiting = ok || !held && t.ringing(), waiting
 			return r, nil
 		}
 		t.rollback()
@@ -83,7 +84,11 @@ func (t *Task) run(r *Result, limit int, interrupt func() bool) (failed error) {
 		if interrupt != nil && interrupt() {
 			return nil
 		}
-		if len(t.alarms) > 0 {
+		again, held := t.resumed()
+		if held {
+			return nil
+		}
+		if len(t.alarms) > 0 && again < 0 {
 			if rang, err := t.ring(); err != nil {
 				return err
 			} else if rang {
@@ -95,10 +100,14 @@ func (t *Task) run(r *Result, limit int, interrupt func() bool) (failed error) {
 				continue
 			}
 		}
-		if ok, _ := t.ready(); !ok {
+		i := again
+		if i >= 0 {
+			t.time(i)
+		} else if ok, _ := t.ready(); !ok {
 			return nil
+		} else {
+			i = t.choose()
 		}
-		i := t.choose()
 		if t.ahead.graph != nil && t.inputs[i].looked == 0 {
 			t.lookAhead()
 		}

@@ -234,6 +234,9 @@ func (t *Task) Wake() int64 {
 	if t.retry.until > 0 {
 		wake = t.retry.until
 	}
+	if _, held := t.resumed(); held {
+		return wake
+	}
 	for i := range t.alarms {
 		if q := t.alarms[i].Queue; !q.EventTime() {
 			if at, ok, err := q.Head(); err != nil {
