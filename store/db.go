@@ -51,7 +51,19 @@ type DB struct {
 	wb     writeback
 	hits   int64
 	misses int64
-	stats  tableStats
+
+	local    *Rows   // rows of ours (expiry.go)
+	lives    []*life // of the stores with a time to live
+	now      int64   // of SetClocks; below 0 is none
+	eventNow int64
+	pending  bool   // a store waits for its clock to have a value
+	steps    int    // savepoints since the last Sweep
+	turn     int    // the store that was cleaned up last
+	owes     bool   // the engine may have rows whose tombstone is owed
+	debt     bool   // and there may be such as are still to be written
+	debtAt   []byte // where to go on; nil is the beginning
+	localBuf []byte
+	stats    tableStats
 
 	batch    Batch
 	restored Batch // the same, sorted
@@ -94,7 +106,8 @@ func Open(e Engine, stores []Binding, o Options) (*DB, error) {
 	if o.CacheBytes <= 0 {
 		o.CacheBytes = cacheBytesDefault
 	}
-	db := &DB{engine: e, names: make(map[string]*Rows, len(stores)), table: newTable(), limit: o.CacheBytes, savepoint: 1}
+	db := &DB{engine: e, names: make(map[string]*Rows, len(stores)), table: newTable(), limit: o.CacheBytes, savepoint: 1, now: -1, eventNow: -1}
+	db.local = &Rows{db: db}
 	_, db.behind = e.(backgroundEngine)
 	if err := db.open(stores); err != nil {
 		_ = e.Close() // the first error is the one that explains
@@ -122,13 +135,23 @@ func (db *DB) open(stores []Binding) error {
 		if reason != "" {
 			return &fault.Error{Code: "store/binding", Kind: fault.Internal, Thing: "store", Value: r.name, Reason: reason}
 		}
-		r.settings(b.Spec)
+		if err := r.settings(b.Spec); err != nil {
+			return err
+		}
 		db.names[r.name] = r
 		db.stores = append(db.stores, r)
 	}
 	slices.SortFunc(db.stores, func(a, b *Rows) int { return int(a.number()) - int(b.number()) })
+	for _, r := range db.stores {
+		if r.life != nil {
+			db.lives = append(db.lives, r.life)
+		}
+	}
 	db.begin()
-	return db.lookAround()
+	if err := db.lookAround(); err != nil {
+		return err
+	}
+	return db.openLocal()
 }
 
 // lookAround finds out whether the engine has any row.
@@ -189,6 +212,7 @@ func (db *DB) Savepoint() {
 		db.undone = nil
 	}
 	db.undone = db.undone[:0]
+	db.steps++
 	if db.savepoint != math.MaxUint32 {
 		db.savepoint++
 	}
@@ -201,6 +225,9 @@ func (db *DB) Rollback() {
 	for i := len(db.journal) - 1; i >= 0; i-- {
 		u := db.journal[i]
 		if u.word == undoPush {
+			if isLocal(db.table.key(u.row)) {
+				cur.local--
+			}
 			db.pop(u.row)
 			cur.rows = cur.rows[:len(cur.rows)-1]
 			continue
@@ -219,8 +246,8 @@ func (db *DB) Rollback() {
 	db.Savepoint()
 }
 
-// Dirty reports whether the epoch being filled has writes.
-func (db *DB) Dirty() bool { return len(db.filling().rows) > 0 }
+// Dirty reports whether the epoch being filled has writes that go to a changelog.
+func (db *DB) Dirty() bool { return db.filling().Len() > 0 }
 
 // Seal freezes the epoch being filled and begins a new one. The returned Epoch may be empty. It is also a Savepoint.
 func (db *DB) Seal() *Epoch {
@@ -253,7 +280,7 @@ func (db *DB) Apply(e *Epoch, checkpoint []byte) error {
 			r.ask() // before this epoch's rows are in it: from now on they are counted as they come
 		}
 	}
-	rows := e.Len()
+	rows := len(e.rows)
 	chaos.Pass(chaos.MidApply)
 	if db.behind {
 		if err := db.reap(reapRows); err != nil {
@@ -295,6 +322,7 @@ func (db *DB) writeThrough(e *Epoch, checkpoint []byte) error {
 // Discard drops every epoch that has not been applied, sealed ones and the one being filled.
 func (db *DB) Discard() {
 	db.endScans()
+	db.sweepDiscarded()
 	db.order = nil
 	for i := len(db.epochs) - 1; i >= 0; i-- {
 		e := db.epochs[i]
@@ -352,7 +380,7 @@ func (db *DB) Restore(store string, rows []Mutation, checkpoint []byte) error {
 	if db.closed {
 		return errClosed()
 	}
-	if len(db.epochs) > 1 || db.Dirty() {
+	if len(db.epochs) > 1 || len(db.filling().rows) > 0 {
 		return &fault.Error{
 			Code: "store/epoch-order", Kind: fault.Internal, Thing: "store", Value: store, Reason: "restore while an epoch holds writes",
 		}
@@ -370,6 +398,9 @@ func (db *DB) Restore(store string, rows []Mutation, checkpoint []byte) error {
 	}
 	if err := db.writeAll(false); err != nil { // what is committed comes before
 		return err
+	}
+	if r.life != nil {
+		r.life.restart()
 	}
 	db.wb.checkpointKnown = false // from here on it is the engine's
 	// From here on the table may be wrong about the engine, whether Apply succeeds or not.
@@ -398,6 +429,10 @@ func (db *DB) Clear() error {
 	}
 	db.complete = true
 	db.recounted()
+	db.owes, db.debt, db.debtAt = false, false, nil
+	for _, l := range db.lives {
+		l.emptied()
+	}
 	return nil
 }
 

@@ -166,7 +166,9 @@ func (r *Rows) erase(full []byte) { r.db.write(r, full, nil, nil) }
 
 // raw opens a scan of full keys that shows every row which is physically there.
 func (r *Rows) raw(lower, upper []byte) *RowScan {
-	return r.Scan(lower[classAt:], upper[classAt:], false)
+	s := r.Scan(lower[classAt:], upper[classAt:], false)
+	s.raw = true
+	return s
 }
 
 // anyUnder reports whether a row's key begins with full.

@@ -25,7 +25,7 @@ type Bulk struct {
 	db     *DB
 	engine bulkEngine
 	pool   *bulkPool
-	tables []bulkTable // by prefix, as DB.stores
+	tables []bulkTable // by prefix: our local rows, then those of DB.stores
 	chunks [][]byte    // rows: key with prefix, then value
 	full   int         // chunks before this one have no room
 	held   int64       // of the pool
@@ -84,9 +84,10 @@ func (db *DB) Bulk() (*Bulk, error) {
 	if !ok || !engine.pool().join() {
 		return nil, nil
 	}
-	b := &Bulk{db: db, engine: engine, pool: engine.pool(), held: bulkLeast, tables: make([]bulkTable, len(db.stores))}
+	b := &Bulk{db: db, engine: engine, pool: engine.pool(), held: bulkLeast, tables: make([]bulkTable, 1+len(db.stores))}
+	b.tables[0].store = db.local
 	for i, r := range db.stores {
-		t := &b.tables[i]
+		t := &b.tables[1+i]
 		t.store = r
 		empty, err := db.storeEmpty(r)
 		if err != nil {
@@ -133,8 +134,14 @@ func (db *DB) ClearStore(store string) error {
 			arena = append(arena, it.Key()[len(r.prefix):]...)
 			rows = append(rows, Mutation{Key: arena[at:len(arena):len(arena)], Delete: true})
 		}
-		if err := it.Close(); err != nil || len(rows) == 0 {
+		if err := it.Close(); err != nil {
 			return err
+		}
+		if len(rows) == 0 {
+			if r.life != nil {
+				r.life.emptied()
+			}
+			return db.clearLocal(r, localDead, localDue, localIndex)
 		}
 		if err := db.Restore(store, rows, nil); err != nil {
 			return err
@@ -151,6 +158,9 @@ func (b *Bulk) Room(rows []Mutation) bool {
 	need := int64(bulkChunk) // the rest of a chunk that a row did not fit into
 	for i := range rows {
 		need += int64(len(rows[i].Key) + len(rows[i].Value) + 2 + bulkRowBytes + 2*16)
+		if len(b.db.lives) > 0 || b.db.owes { // a local row with each
+			need += int64(len(rows[i].Key) + localKeyBytes + dueBytes + rowHeaderBytes + bulkRowBytes + 2*16)
+		}
 	}
 	return b.reserve(b.used + need)
 }
@@ -187,7 +197,7 @@ func (b *Bulk) Add(store string, rows []Mutation) error {
 	if err != nil {
 		return err
 	}
-	t := &b.tables[slices.Index(b.db.stores, r)]
+	t := &b.tables[1+slices.Index(b.db.stores, r)]
 	b.hashes = b.hashes[:0]
 	for i := range rows {
 		m := &rows[i]
@@ -202,9 +212,17 @@ func (b *Bulk) Add(store string, rows []Mutation) error {
 		b.hashes = append(b.hashes, maphash.Bytes(bulkSeed, m.Key))
 	}
 	for i := range rows {
-		b.put(t, &rows[i], b.hashes[i])
+		m := rows[i]
+		b.db.restoreRow(r, &m, b.putLocal)
+		b.put(t, &m, b.hashes[i])
 	}
 	return nil
+}
+
+// putLocal gathers a row of ours.
+func (b *Bulk) putLocal(key, value []byte, gone bool) {
+	key = key[len(b.db.local.prefix):]
+	b.put(&b.tables[0], &Mutation{Key: key, Value: value, Delete: gone}, maphash.Bytes(bulkSeed, key))
 }
 
 var bulkSeed = maphash.MakeSeed()
@@ -297,11 +315,14 @@ func (b *Bulk) Ingest(checkpoint []byte) error {
 		if len(t.rows) == 0 {
 			continue
 		}
+		b.sort(t)
+		if t.store == b.db.local {
+			continue
+		}
 		// What the DB believes of the engine's rows ends here, as with every restored batch.
 		if err := b.db.Restore(t.store.name, nil, nil); err != nil {
 			return err
 		}
-		b.sort(t)
 	}
 	if err := b.engine.Ingest(b.write); err != nil {
 		return err
@@ -310,7 +331,7 @@ func (b *Bulk) Ingest(checkpoint []byte) error {
 	if checkpoint == nil {
 		return nil
 	}
-	if err := b.db.Restore(b.tables[0].store.name, nil, checkpoint); err != nil {
+	if err := b.db.Restore(b.tables[1].store.name, nil, checkpoint); err != nil {
 		return err
 	}
 	return b.db.Flush()

@@ -353,9 +353,6 @@ func errNoElement(rows *Rows) error {
 	}
 }
 
-// version is the version of the value of the row that is shown.
-func (s *RowScan) version() uint16 { return 1 }
-
 func errNilSlice(rows *Rows) error {
 	return &fault.Error{
 		Code: "store/nil-slice", Kind: fault.Record, Thing: "elements for store", Value: rows.name,

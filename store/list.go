@@ -337,7 +337,7 @@ func (c *ListScan[K, V]) Values() iter.Seq[V] {
 		}()
 		for rows.Next() {
 			var v V
-			if v, c.err = s.decode(r, rows.Value(), rows.version()); c.err != nil {
+			if v, c.err = s.decode(r, rows.Value(), rows.Version()); c.err != nil {
 				return
 			}
 			c.at = append(append(c.at[:0], r.prefix[0], r.prefix[1]), rows.Key()...)

@@ -467,7 +467,7 @@ func (c *MapScan[K, S, V]) rows() iter.Seq2[[]byte, uint16] {
 		}()
 		for rows.Next() {
 			c.at = append(append(c.at[:0], r.prefix[0], r.prefix[1]), rows.Key()...)
-			if !yield(rows.Value(), rows.version()) {
+			if !yield(rows.Value(), rows.Version()) {
 				return
 			}
 		}

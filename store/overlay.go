@@ -13,11 +13,12 @@ type Epoch struct {
 	db     *DB
 	number uint32
 	rows   []uint32 // changed, in order of first change
+	local  int      // of them that are ours
 	sealed bool
 }
 
-// Len is the number of rows that changed. It is 0 once the epoch is applied or discarded.
-func (e *Epoch) Len() int { return len(e.rows) }
+// Len is the number of rows that changed, as Each shows them. It is 0 once the epoch is applied or discarded.
+func (e *Epoch) Len() int { return len(e.rows) - e.local }
 
 // Each calls f with the last state of every row changed in the epoch, in order of first change: the store's name, its
 // row key (without prefix) and its row value (header and value); value is nil for a deleted row. The slices are valid
@@ -29,6 +30,9 @@ func (e *Epoch) Each(f func(store string, key, value []byte) error) error {
 	for _, ref := range e.rows {
 		row := e.db.table.slab.at(ref)
 		key := rowKey(row)
+		if isLocal(key) {
+			continue
+		}
 		ver := e.db.table.slab.at(e.version(row))
 		var value []byte
 		if !deleted(verWord(ver)) {
@@ -72,7 +76,7 @@ func (db *DB) forget(e *Epoch) {
 	if len(db.recycled) < 4 {
 		db.recycled = append(db.recycled, e.rows[:0])
 	}
-	e.rows = nil
+	e.rows, e.local = nil, 0
 }
 
 func (db *DB) storeOf(key []byte) *Rows {
@@ -80,6 +84,9 @@ func (db *DB) storeOf(key []byte) *Rows {
 		if r.prefix[0] == key[0] && r.prefix[1] == key[1] {
 			return r
 		}
+	}
+	if isLocal(key) {
+		return db.local
 	}
 	panic("store: a row of no store") // rows only come in through a Rows
 }
@@ -201,6 +208,9 @@ func (db *DB) write(r *Rows, key, value []byte, h *RowHeader) {
 	setRowHead(row, ver)
 	setRowMarks(row, marks|markUsed)
 	cur.rows = append(cur.rows, ref)
+	if r == db.local {
+		cur.local++
+	}
 	db.journal = append(db.journal, undo{ref, undoPush})
 	db.dirty += int64(t.slab.size(ver))
 	if entered {
@@ -281,13 +291,13 @@ func (db *DB) left(ref uint32, row []byte) {
 	db.dispose(ref, row)
 }
 
-// dispose takes a row out that says nothing: one without any state, or one that is gone where what the table does not know
-// does not exist.
+// dispose takes a row out that says nothing: one without any state, one that is gone where what the table does not know
+// does not exist, or a local one, which is not looked up here once the engine has it.
 func (db *DB) dispose(ref uint32, row []byte) {
 	if rowHead(row) != 0 {
 		return
 	}
-	if facts := rowFacts(row); facts&factKnown == 0 || facts&factDeleted != 0 && db.complete {
+	if facts := rowFacts(row); facts&factKnown == 0 || facts&factDeleted != 0 && db.complete || isLocal(rowKey(row)) {
 		db.table.remove(ref)
 	}
 }
@@ -471,10 +481,10 @@ func (db *DB) gather(r *Rows, rows []Mutation, checkpoint []byte) error {
 		}
 		db.batch.Mutations = append(db.batch.Mutations, m)
 	}
-	if sorted {
-		return nil
+	if !sorted {
+		db.sortRestored(first)
 	}
-	db.sortRestored(first)
+	db.restoreLocal(r, first)
 	return nil
 }
 

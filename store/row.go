@@ -19,7 +19,8 @@ const (
 	rowFlagAccessed  = 1 << 0 // an access time follows the event time
 	rowFlagPermanent = 1 << 1 // no time to live ends the row
 	rowFlagVersion   = 1 << 2 // the version of the value follows the times
-	rowFlags         = rowFlagAccessed | rowFlagPermanent | rowFlagVersion
+	rowFlagDead      = 1 << 7 // it was dead when it was restored; in local databases only
+	rowFlags         = rowFlagAccessed | rowFlagPermanent | rowFlagVersion | rowFlagDead
 	rowHeaderBytes   = 10
 )
 

@@ -18,7 +18,7 @@ func TestRowHeader(t *testing.T) {
 		{"accessed", RowHeader{Time: 1000, Accessed: 2000, Version: 1, flags: rowFlagAccessed}, "0101" + "00000000000003e8" + "00000000000007d0" + "7631"},
 		{"permanent", RowHeader{Time: -1, Version: 1, flags: rowFlagPermanent}, "0102" + "ffffffffffffffff" + "7631"},
 		{"version", RowHeader{Time: 1, Version: 2, flags: rowFlagVersion}, "0104" + "0000000000000001" + "0002" + "7631"},
-		{"all", RowHeader{Time: 1, Accessed: 2, Version: 0x0102, flags: rowFlags}, "0107" + "0000000000000001" + "0000000000000002" + "0102" + "7631"},
+		{"all", RowHeader{Time: 1, Accessed: 2, Version: 0x0102, flags: rowFlagAccessed | rowFlagPermanent | rowFlagVersion}, "0107" + "0000000000000001" + "0000000000000002" + "0102" + "7631"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			row := AppendRowHeader(nil, []byte("v1"), c.h)
@@ -42,7 +42,7 @@ func TestRowHeader(t *testing.T) {
 			}
 		})
 	}
-	for _, row := range []string{"0108000000000000000000", "0180000000000000000000", "0200000000000000000000"} {
+	for _, row := range []string{"0108000000000000000000", "0140000000000000000000", "0200000000000000000000"} {
 		b, _ := hex.DecodeString(row)
 		if _, _, err := ParseRow(b); fault.Code(err) != "store/row-format" {
 			t.Errorf("%s: %v", row, err)

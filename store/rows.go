@@ -1,5 +1,7 @@
 package store
 
+import "fmt"
+
 // Rows is one store of one task, untyped: ordered bytes with the overlay merged in. Typed handles (KV) wrap it.
 type Rows struct {
 	db      *DB
@@ -8,6 +10,7 @@ type Rows struct {
 	prefix  [2]byte
 	version uint16 // of the values that are put
 	flags   uint8  // of the rows that are put
+	life    *life  // nil without a time to live
 	added   int64  // rows the overlay adds to those of the engine, as far as it knows
 	base    int64  // rows the engine said it had, -1 if it has to be asked
 	moved   int64  // rows added to the engine since, as far as is known
@@ -32,13 +35,21 @@ func (r *Rows) Keep(make func() any) any {
 func (r *Rows) Spec() Spec { return r.spec }
 
 // settings takes what a store's declaration says of its rows.
-func (r *Rows) settings(spec Spec) {
+func (r *Rows) settings(spec Spec) error {
 	if s, ok := spec.(interface{ ValueVersion() uint16 }); ok {
 		r.version = s.ValueVersion()
 	}
 	if r.version > 1 {
 		r.flags |= rowFlagVersion
 	}
+	p := spec.settings().ttl
+	if err := p.Validate(); err != nil {
+		return fmt.Errorf("store %s: %w", r.name, err)
+	}
+	if p.Enabled() {
+		r.life = newLife(r, p)
+	}
+	return nil
 }
 
 func (r *Rows) number() uint16 { return uint16(r.prefix[0])<<8 | uint16(r.prefix[1]) }
@@ -60,6 +71,10 @@ func (r *Rows) get(full []byte) (value []byte, time int64, ok bool, err error) {
 	if !ok || err != nil {
 		return nil, 0, false, err
 	}
+	if r.life != nil {
+		value, h, ok, err := r.life.read(full, row)
+		return value, h.Time, ok, err
+	}
 	value, time, err = ParseRow(row)
 	return value, time, err == nil, err
 }
@@ -69,6 +84,9 @@ func (r *Rows) getRow(full []byte) (value []byte, h RowHeader, ok bool, err erro
 	row, ok, err := r.db.read(full)
 	if !ok || err != nil {
 		return nil, h, false, err
+	}
+	if r.life != nil {
+		return r.life.read(full, row)
 	}
 	value, h, err = ParseRowHeader(row)
 	return value, h, err == nil, err
@@ -83,6 +101,9 @@ func (r *Rows) put(full, value []byte, time int64) error {
 		return err
 	}
 	h := RowHeader{Time: time, Version: r.version, flags: r.flags}
+	if r.life != nil {
+		return r.life.put(full, value, &h)
+	}
 	r.db.write(r, full, value, &h)
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 type RowScan struct {
 	rows    *Rows
 	reverse bool
+	raw     bool   // dead rows as well, and reading does nothing to rows
 	lower   []byte // with prefix
 	upper   []byte
 	engine  EngineIter
@@ -31,6 +32,8 @@ type RowScan struct {
 
 	key, value []byte
 	time       int64
+	ver        uint16
+	held       []byte // a value that is not where it was
 	err        error
 	done       bool
 }
@@ -131,7 +134,10 @@ func (s *RowScan) Next() bool {
 			return false
 		case ref == 0:
 			s.inner = false
-			return s.show(s.engine.Key(), s.engine.Value())
+			if s.show(s.engine.Key(), s.engine.Value()) || s.done {
+				return !s.done
+			}
+			continue
 		}
 		if s.inner {
 			c := bytes.Compare(s.engine.Key(), key)
@@ -140,7 +146,10 @@ func (s *RowScan) Next() bool {
 			}
 			if c < 0 {
 				s.inner = false
-				return s.show(s.engine.Key(), s.engine.Value())
+				if s.show(s.engine.Key(), s.engine.Value()) || s.done {
+					return !s.done
+				}
+				continue
 			}
 			if c == 0 {
 				s.inner = false // the overlay's version hides it
@@ -151,7 +160,9 @@ func (s *RowScan) Next() bool {
 			s.pass(key)
 			continue
 		}
-		return s.show(key, row)
+		if s.show(key, row) || s.done {
+			return !s.done
+		}
 	}
 }
 
@@ -163,6 +174,9 @@ func (s *RowScan) Value() []byte { return s.value }
 
 // Time is the event time the row was written with, in milliseconds.
 func (s *RowScan) Time() int64 { return s.time }
+
+// Version is that of the row's value.
+func (s *RowScan) Version() uint16 { return s.ver }
 
 // Close ends the scan and returns the error that ended it early, if any.
 func (s *RowScan) Close() error {
@@ -248,15 +262,43 @@ func (s *RowScan) pass(key []byte) {
 	}
 }
 
+// show makes a row the one the scan stands on. It is false for one that is dead, and when the scan has ended with an error.
 func (s *RowScan) show(key, row []byte) bool {
-	var err error
-	if s.value, s.time, err = ParseRow(row); err != nil {
+	if s.rows.life != nil && !s.raw {
+		return s.showLive(key, row)
+	}
+	value, h, err := ParseRowHeader(row)
+	if err != nil {
 		s.stop(err)
 		return false
 	}
 	s.pass(key)
-	s.key = s.last[2:]
+	s.key, s.value, s.time, s.ver = s.last[2:], value, h.Time, h.Version
 	return true
+}
+
+// showLive is show where rows have a time to live. What the scan shows is as it was when the scan was opened; what that read does
+// to the row, it does to the row as it is now.
+func (s *RowScan) showLive(key, row []byte) bool {
+	value, h, err := ParseRowHeader(row)
+	if err != nil {
+		s.stop(err)
+		return false
+	}
+	s.pass(key)
+	l := s.rows.life
+	dead := l.dead(&h)
+	if !dead && !l.stale(&h) {
+		s.key, s.value, s.time, s.ver = s.last[2:], value, h.Time, h.Version
+		return true
+	}
+	s.held = append(s.held[:0], value...)
+	if err := l.touch(s.last); err != nil {
+		s.stop(err)
+		return false
+	}
+	s.key, s.value, s.time, s.ver = s.last[2:], s.held, h.Time, h.Version
+	return !dead || l.once
 }
 
 func (s *RowScan) fail(err error) {

@@ -10,7 +10,7 @@ func (db *DB) Warm() error {
 	if db.closed {
 		return errClosed()
 	}
-	if db.complete || !db.behind || len(db.epochs) > 1 || db.Dirty() {
+	if db.complete || !db.behind || len(db.epochs) > 1 || len(db.filling().rows) > 0 {
 		return nil // with an engine in memory there is nothing to gain; a row written blindly would hide what was there
 	}
 	limit := db.limit / 8 * warmShare

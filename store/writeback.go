@@ -39,7 +39,8 @@ type writeback struct {
 	tail   int64 // rows committed that are not durable
 	failed error
 
-	done int64 // write-backs
+	cuts int64 // write-backs begun
+	done int64 // and done
 }
 
 const (
@@ -205,6 +206,7 @@ func (db *DB) cut(flush, turn bool) {
 		w.checkpointDirty = false
 	}
 	w.running = run
+	w.cuts++
 	go run.run()
 }
 
@@ -438,5 +440,5 @@ func (db *DB) forgetAll() {
 		<-w.running.end
 		db.written()
 	}
-	*w = writeback{changed: w.changed[:0], late: w.late[:0], frozen: w.frozen[:0], now: w.now, failed: w.failed, done: w.done}
+	*w = writeback{changed: w.changed[:0], late: w.late[:0], frozen: w.frozen[:0], now: w.now, failed: w.failed, cuts: w.cuts, done: w.done}
 }
