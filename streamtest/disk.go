@@ -61,6 +61,7 @@ func (d *Driver) restore(r *running, db *store.DB, from position) error {
 	want := changelog.Checkpoint{
 		Commit: txn.CommitID{TxnID: "streamtest", Seq: from.commit}, WallTime: d.now, StreamTime: from.streamTime, Now: from.now, State: from.state,
 	}
+	db.SetClocks(max(d.now, from.now), from.streamTime)
 	for _, spec := range r.sub.Stores {
 		log := d.broker.changelogs[spec.Name()]
 		next, _ := have.Store(spec.Name())

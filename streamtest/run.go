@@ -71,7 +71,7 @@ func (d *Driver) startTask(sub *topology.Subtopology, p int32) (*running, error)
 	}
 	r.inputs = c.Inputs
 	r.fed, r.ends = make([]int, len(c.Inputs)), make([]int64, len(c.Inputs))
-	if r.task, err = task.New(c, task.Start{StreamTime: from.streamTime, Now: from.now, State: from.state}); err != nil {
+	if r.task, err = task.New(c, task.Start{StreamTime: from.streamTime, Now: max(from.now, d.now), State: from.state}); err != nil {
 		return nil, err
 	}
 	r.task.Tick(d.now)

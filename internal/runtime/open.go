@@ -247,6 +247,7 @@ func (t *taskRun) restore(f *changelog.Found, d changelog.Decision, parts []chan
 	for i := range parts {
 		names[i] = parts[i].Store
 	}
+	t.db.SetClocks(max(now, d.Now), d.StreamTime) // what has expired is not restored
 	target := changelog.NewDBTarget(t.db, names, base, now)
 	defer target.Close()
 	target.Expect(recordsToRead(f, parts))
@@ -310,7 +311,7 @@ func (t *taskRun) wire(d changelog.Decision) error {
 		Context: t.rt.hard, ID: t.id, App: t.rt.cfg.App, Sub: t.sub.Subtopology, DB: t.db, Inputs: inputs,
 		SinkPartitions: counts, OnError: t.rt.cfg.OnError, MaxRecordBytes: sinkBytes, MaxChangelogBytes: changelogBytes,
 		Observer: t.observe, Release: t.group.fetched.release,
-	}, task.Start{StreamTime: d.StreamTime, Now: d.Now, State: d.State})
+	}, task.Start{StreamTime: d.StreamTime, Now: max(d.Now, t.rt.cfg.Clock.Now().UnixMilli()), State: d.State})
 	if err != nil {
 		return fmt.Errorf("task %s: %w", t.id, err)
 	}

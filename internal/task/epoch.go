@@ -13,7 +13,8 @@ import (
 // Epoch is everything of one task that must become durable together with the outputs handed out since the last Seal. It is
 // valid until it is committed or discarded.
 type Epoch struct {
-	// Offsets has an entry for EVERY input of the task, in order of Config.Inputs, unmoved ones included.
+	// Offsets has an entry for EVERY input of the task, in order of Config.Inputs, unmoved ones included. Those of broadcast inputs
+	// are in State.
 	Offsets []changelog.InputOffset
 	// StreamTime and Now are the clocks at the end of the epoch.
 	StreamTime int64
@@ -46,13 +47,18 @@ func (t *Task) Seal() *Epoch {
 		panic("task: Seal before Outputs")
 	}
 	e := &Epoch{
-		Offsets: make([]changelog.InputOffset, len(t.inputs)), StreamTime: t.streamTime, Now: t.now, Records: t.records,
+		Offsets: make([]changelog.InputOffset, t.ordinary), StreamTime: t.streamTime, Now: t.now, Records: t.records,
 		State: t.keep(), Rows: t.db.Seal(), arena: t.arena, mark: t.mark(),
 	}
-	for i := range t.inputs {
+	for i := range t.ordinary {
 		in := &t.inputs[i]
 		e.Offsets[i] = changelog.InputOffset{
 			Topic: in.Topic, Partition: in.Partition, Offset: in.position(), LeaderEpoch: in.at.leader,
+		}
+	}
+	for i := range t.condemned {
+		if c := &t.condemned[i]; c.met && c.in == nil {
+			c.in = e
 		}
 	}
 	e.Err = t.tooLarge(e.Rows)
@@ -76,6 +82,12 @@ func (t *Task) mark() mark {
 	for i := range t.inputs {
 		m.cursors[i] = t.inputs[i].at
 	}
+	if len(t.alarms) > 0 {
+		m.fronts = make([][]byte, len(t.alarms))
+		for i := range t.alarms {
+			m.fronts[i] = t.alarms[i].Queue.Front()
+		}
+	}
 	return m
 }
 
@@ -96,7 +108,7 @@ func (t *Task) Committed(e *Epoch, checkpoint []byte) error {
 	for i := range t.inputs {
 		t.letGo(&t.inputs[i], e.mark.cursors[i])
 	}
-	t.pardon()
+	t.pardon(e)
 	e.arena.reset()
 	return nil
 }
@@ -119,9 +131,13 @@ func (t *Task) Discard() {
 	t.outs = t.outs[:0]
 	t.begun()
 	t.streamTime = t.committed.streamTime // the wall clock is what it is: time does not go back because work was undone
+	t.db.SetClocks(t.now, t.streamTime)
 	t.advancing, t.retry = t.committed.advancing, t.committed.retry
 	for i := range t.alarms {
-		t.alarms[i].Queue.Undone()
+		t.alarms[i].Queue.Discard(t.committed.fronts[i])
+	}
+	for i := range t.condemned {
+		t.condemned[i].met, t.condemned[i].in = false, nil
 	}
 	t.count = t.committed.count.snapshot()
 	for i := range t.inputs {

@@ -3,6 +3,8 @@ package task
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/millrace-io/millrace/internal/fault"
 )
@@ -16,7 +18,7 @@ const (
 	tagRetry      = 2 // input, partition, offset, tries, until
 	tagTTL        = 3 // store, enabled at; one field for each store
 	tagWatermarks = 4 // of inputs that have a clock strategy, or bring watermarks
-	tagBroadcast  = 5 // topic, next offset; one field for each broadcast input
+	tagBroadcast  = 5 // store, topic, its id, next offset; one field for each broadcast input
 )
 
 // keep encodes what has to outlive the task; nil when there is nothing.
@@ -46,6 +48,15 @@ func (t *Task) keep() []byte {
 		body = binary.AppendUvarint(body, uint64(r.tries))
 		body = binary.AppendVarint(body, r.until)
 		field(tagRetry, body)
+	}
+	at := t.db.TTLEnabledAt()
+	for _, name := range slices.Sorted(maps.Keys(at)) {
+		field(tagTTL, binary.AppendVarint(appendText(nil, name), at[name]))
+	}
+	for i := t.ordinary; i < len(t.inputs); i++ {
+		if in := &t.inputs[i]; in.position() > 0 {
+			field(tagBroadcast, in.keepBroadcast(nil))
+		}
 	}
 	return b
 }
@@ -79,6 +90,16 @@ func (t *Task) resume(b []byte) error {
 					found.origin = Origin{Input: i, Offset: offset}
 					t.retry = found
 				}
+			}
+		case tagTTL:
+			if t.enabled == nil {
+				t.enabled = map[string]int64{}
+			}
+			name := f.text()
+			t.enabled[name] = f.varint()
+		case tagBroadcast:
+			if err := t.resumeBroadcast(&f); err != nil {
+				return err
 			}
 		default:
 			return t.unknown(fmt.Sprintf("field %d", tag))
@@ -134,6 +155,17 @@ func (f *fields) varint() int64 {
 func (f *fields) bytes() []byte {
 	n := f.uvarint()
 	if n > uint64(len(f.rest)) {
+		f.rest, f.bad = nil, true
+		return nil
+	}
+	b := f.rest[:n]
+	f.rest = f.rest[n:]
+	return b
+}
+
+// take takes n bytes.
+func (f *fields) take(n int) []byte {
+	if n > len(f.rest) {
 		f.rest, f.bad = nil, true
 		return nil
 	}

@@ -28,6 +28,20 @@ type undo struct {
 // sealed; the error is a *fault.Error naming topic, partition, offset and node. interrupt, if not nil, is asked between
 // records: true ends the Step.
 func (t *Task) Step(limit int, interrupt func() bool) (Result, error) {
+	r, err := t.step(limit, interrupt)
+	if err == nil && r.Waiting != waitParked {
+		err = t.tidy(r.Records + r.Timers)
+	}
+	if err != nil || r.Waiting == waitParked {
+		r.Waiting = -1
+	}
+	return r, err
+}
+
+// waitParked is Result.Waiting of a task that waits for the next try of what has failed.
+const waitParked = -2
+
+func (t *Task) step(limit int, interrupt func() bool) (Result, error) {
 	var r Result
 	for !t.parked() {
 		failed := t.run(&r, limit, interrupt)
@@ -43,7 +57,6 @@ func (t *Task) Step(limit int, interrupt func() bool) (Result, error) {
 			err = t.pass()
 		}
 		if err != nil {
-			r.Waiting = -1
 			return r, err
 		}
 		if parked {
@@ -55,7 +68,7 @@ func (t *Task) Step(limit int, interrupt func() bool) (Result, error) {
 			r.Timers++
 		}
 	}
-	r.Waiting = -1
+	r.Waiting = waitParked
 	return r, nil
 }
 
@@ -84,8 +97,12 @@ func (t *Task) run(r *Result, limit int, interrupt func() bool) (failed error) {
 		if interrupt != nil && interrupt() {
 			return nil
 		}
+		first, starting := t.announced()
 		again, held := t.resumed()
-		if held {
+		switch {
+		case first >= 0 && (starting || again < 0):
+			again = first
+		case held || starting:
 			return nil
 		}
 		if len(t.alarms) > 0 && again < 0 {
@@ -108,7 +125,7 @@ func (t *Task) run(r *Result, limit int, interrupt func() bool) (failed error) {
 		} else {
 			i = t.choose()
 		}
-		if t.ahead.graph != nil && t.inputs[i].looked == 0 {
+		if t.ahead.graph != nil && t.inputs[i].looked == 0 && i < t.ordinary {
 			t.lookAhead()
 		}
 		if err := t.process(i); err != nil {
@@ -152,8 +169,9 @@ func (t *Task) process(i int) error {
 	}
 	t.open()
 	t.db.SetTime(in.time)
-	if in.time > t.streamTime {
+	if in.time > t.streamTime && i < t.ordinary {
 		t.streamTime, t.advancing = in.time, t.events > 0
+		t.db.SetClocks(t.now, t.streamTime)
 	}
 	t.emitErr = nil
 	t.user = true
@@ -172,7 +190,15 @@ func (t *Task) open() {
 		streamTime: t.streamTime, advancing: t.advancing,
 	}
 	t.count.journal = t.count.journal[:0]
+	t.savepoint()
+}
+
+// savepoint is where rollback returns to.
+func (t *Task) savepoint() {
 	t.db.Savepoint()
+	for i := range t.alarms {
+		t.alarms[i].Queue.Savepoint()
+	}
 }
 
 // rollback undoes what the record did, if it got as far as doing anything.
@@ -185,9 +211,10 @@ func (t *Task) rollback() {
 	t.emitted = t.undo.emitted
 	t.arena.rollback(t.undo.arena)
 	t.streamTime, t.advancing = t.undo.streamTime, t.undo.advancing
+	t.db.SetClocks(t.now, t.streamTime)
 	t.count.rollback()
 	for i := range t.alarms {
-		t.alarms[i].Queue.Undone()
+		t.alarms[i].Queue.Rollback()
 	}
 	t.undo.open = false
 }

@@ -56,6 +56,7 @@ type Task struct {
 	host  *host
 
 	inputs    []input
+	ordinary  int     // inputs that are not broadcast; they come first
 	positions []int64 // what Positions returned
 
 	// The record being processed.
@@ -92,6 +93,9 @@ type Task struct {
 	due       timers.Due // the timer being fired
 	retry     retry
 	touched   bool // something besides records was done in the epoch being filled
+
+	enabled map[string]int64 // since when rows expire, as an earlier life said
+	tidied  int64            // when tidy last looked; processing time
 }
 
 // graph is what a wired subtopology offers. It is *topology.Graph everywhere but in the kernel's own tests.
@@ -118,6 +122,7 @@ type mark struct {
 	count      counts
 	advancing  bool
 	retry      retry
+	fronts     [][]byte // by alarm: Queue.Front
 }
 
 // New wires the subtopology and calls every Init. The task starts from s. If it fails nothing is left open; the DB stays
@@ -146,6 +151,10 @@ func newTask(c Config, s Start, w wiring) (*Task, error) {
 	}
 	t := &Task{c: c, w: w, db: c.DB, streamTime: s.StreamTime, now: s.Now, node: -1}
 	t.arena.from = &t.slabs
+	var err error
+	if t.ordinary, err = ordinary(c.Inputs); err != nil {
+		return nil, fmt.Errorf("task %s: %w", c.ID, err)
+	}
 	t.inputs = make([]input, len(c.Inputs))
 	t.positions = make([]int64, len(c.Inputs))
 	for i, in := range c.Inputs {
@@ -155,7 +164,6 @@ func newTask(c Config, s Start, w wiring) (*Task, error) {
 		t.inputs[i] = newInput(in, w.sources[in.Source])
 	}
 	t.host = &host{Context: c.Context, t: t}
-	var err error
 	if t.graph, err = t.wire(); err != nil {
 		return nil, err
 	}
@@ -168,7 +176,12 @@ func newTask(c Config, s Start, w wiring) (*Task, error) {
 			}
 		}
 	}
-	if err := t.resume(s.State); err != nil {
+	err = t.resume(s.State)
+	if err == nil {
+		t.db.SetClocks(t.now, t.streamTime)
+		err = t.db.SetTTLEnabledAt(t.enabled)
+	}
+	if err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
 	t.committed = t.mark()
@@ -220,8 +233,11 @@ func (t *Task) Now() int64 { return t.now }
 // Tick tells the processing time in milliseconds; it never makes the task's clock go back. It reports whether a Step can get
 // something done because of it.
 func (t *Task) Tick(now int64) (ready bool) {
-	t.now = max(t.now, now)
-	return t.Wake() <= t.now
+	if now > t.now {
+		t.now = now
+		t.db.SetClocks(t.now, t.streamTime)
+	}
+	return t.Wake() <= t.now || t.untidy()
 }
 
 // Wake is the processing time, in milliseconds, from which on a Step can get something done without another record;
@@ -234,7 +250,7 @@ func (t *Task) Wake() int64 {
 	if t.retry.until > 0 {
 		wake = t.retry.until
 	}
-	if _, held := t.resumed(); held {
+	if _, held := t.resumed(); held || t.Starting() {
 		return wake
 	}
 	for i := range t.alarms {
