@@ -12,7 +12,9 @@ import (
 var rooms = map[string]string{
 	// Leaves.
 	"serde":               "internal/ordkey",
-	"serde/avro":          "serde",
+	"serde/registry":      "",
+	"serde/avro":          "serde serde/registry",
+	"serde/protobuf":      "serde serde/registry",
 	"window":              "",
 	"ttl":                 "",
 	"observe":             "",
@@ -179,7 +181,7 @@ func checkSpeakers(files []source) (wrong []string) {
 			continue
 		}
 		for _, p := range f.imports() {
-			if strings.HasPrefix(p, "github.com/twmb/franz-go") && !(f.room == "serde/avro" && strings.HasPrefix(p, "github.com/twmb/franz-go/pkg/sr")) {
+			if strings.HasPrefix(p, "github.com/twmb/franz-go") && !(strings.HasPrefix(f.room, "serde/") && p == "github.com/twmb/franz-go/pkg/sr") {
 				wrong = append(wrong, fmt.Sprintf("%s imports %s: only txn, changelog, internal/runtime and the root's options speak to Kafka", f.path, p))
 			}
 		}
