@@ -12,6 +12,7 @@
 package timers
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"time"
@@ -142,8 +143,11 @@ func (s *Set[K]) DeleteIn(namespace string, key K, at time.Time) error {
 }
 
 // IsSet reports whether the timer is pending.
-func (s *Set[K]) IsSet(key K, at time.Time) (bool, error) {
-	row, err := s.encode("", key, at)
+func (s *Set[K]) IsSet(key K, at time.Time) (bool, error) { return s.IsSetIn("", key, at) }
+
+// IsSetIn is IsSet in a namespace.
+func (s *Set[K]) IsSetIn(namespace string, key K, at time.Time) (bool, error) {
+	row, err := s.encode(namespace, key, at)
 	if err != nil {
 		return false, err
 	}
@@ -153,6 +157,9 @@ func (s *Set[K]) IsSet(key K, at time.Time) (bool, error) {
 
 // Pending estimates how many timers are waiting, as store.Rows.ApproximateLen does.
 func (s *Set[K]) Pending() int64 { return s.queue.Pending() }
+
+// Queue is what the set is to the task.
+func (s *Set[K]) Queue() *Queue { return s.queue }
 
 // encode returns a timer's row key, in memory that the next call overwrites.
 func (s *Set[K]) encode(namespace string, key K, at time.Time) ([]byte, error) {
@@ -202,29 +209,51 @@ type Fired[K any] struct {
 	At        time.Time // the time it was set for, which may be long past
 }
 
-// Decode makes a Fired of a due timer.
-func (s Spec[K]) Decode(d Due) (Fired[K], error) {
-	key, namespace, err := splitRow(nil, d.Row)
+// Fired makes a Fired of a due timer.
+func (s *Set[K]) Fired(d Due) (Fired[K], error) {
+	f := Fired[K]{Set: s.spec.Name(), At: time.UnixMilli(d.At).UTC()}
+	key, namespace, err := splitRow(d.Row)
 	if err != nil {
-		return Fired[K]{}, fmt.Errorf("a row of timers %s: %w", s.Name(), err)
+		return f, damaged(s.spec.Name(), err)
 	}
-	f := Fired[K]{Set: s.Name(), Namespace: string(namespace), At: time.UnixMilli(d.At).UTC()}
-	if o, ok := s.key.(serde.Ordered[K]); ok {
-		f.Key, err = o.DecodeOrdered(key)
+	f.Namespace = string(namespace)
+	if s.ordered != nil {
+		f.Key, err = s.ordered.DecodeOrdered(key)
 	} else {
-		f.Key, err = s.key.Decode(key)
+		f.Key, err = s.spec.key.Decode(key)
 	}
 	if err != nil {
-		return Fired[K]{}, fmt.Errorf("decode a key of timers %s: %w", s.Name(), err)
+		return f, fmt.Errorf("decode a key of timers %s: %w", s.spec.Name(), err)
 	}
 	return f, nil
 }
 
-// splitRow takes a row key apart behind its time. The key is appended to dst.
-func splitRow(dst, row []byte) (key, namespace []byte, err error) {
+// Letter returns what a dead letter says of a timer: the key as its topic form would be, or as it stands in the row if its codec
+// refuses it, and the namespace, nil where there is none.
+func (s *Set[K]) Letter(d Due) (key, namespace []byte) {
+	key, namespace, err := splitRow(d.Row)
+	if err != nil {
+		return d.Row, nil
+	}
+	if len(namespace) == 0 {
+		namespace = nil
+	}
+	if f, err := s.Fired(d); err == nil {
+		if b, err := s.spec.key.Append([]byte{}, f.Key); err == nil {
+			key = b
+		}
+	}
+	return key, namespace
+}
+
+// splitRow takes a row key apart behind its time. The parts are part of the row where that is possible.
+func splitRow(row []byte) (key, namespace []byte, err error) {
 	_, rest, err := ordkey.Int64(row)
 	if err != nil {
 		return nil, nil, err
 	}
-	return ordkey.Bytes(dst, rest)
+	if i := bytes.IndexByte(rest, 0); i >= 0 && i+1 < len(rest) && rest[i+1] == 1 { // the end mark, and nothing escaped before it
+		return rest[:i:i], rest[i+2:], nil
+	}
+	return ordkey.Bytes([]byte{}, rest)
 }

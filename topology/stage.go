@@ -199,15 +199,15 @@ func wireTimers[KI, VI, KO, VO any](s *Stage[KO, VO], c *procContext[KO, VO], p 
 		if err := set.Validate(); err != nil {
 			return err
 		}
-		rows, err := s.Rows(set.Name())
+		opened, err := set.In(s)
 		if err != nil {
 			return err
 		}
 		var ctx processor.Context[KO, VO] = c
 		var key processor.Record[KI, VI]
-		s.w.alarms = append(s.w.alarms, Alarm{Node: s.local, Queue: timers.Of(rows), Fire: func(d timers.Due, at int64) error {
+		fire := func(d timers.Due, at int64) error {
 			s.Enter()
-			f, err := set.Decode(d)
+			f, err := opened.Fired(d)
 			if err != nil {
 				return s.Fail("decode key", err)
 			}
@@ -218,7 +218,8 @@ func wireTimers[KI, VI, KO, VO any](s *Stage[KO, VO], c *procContext[KO, VO], p 
 			c.at, c.err, c.live = time.UnixMilli(at).UTC(), nil, true
 			err = handler.OnTimer(ctx, f)
 			return s.called(c, err)
-		}})
+		}
+		s.w.alarms = append(s.w.alarms, Alarm{Node: s.local, Queue: opened.Queue(), Fire: fire, Letter: opened.Letter})
 	}
 	return nil
 }

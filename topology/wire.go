@@ -190,6 +190,9 @@ type Alarm struct {
 	// Fire runs the node's OnTimer for a timer that was taken; at is the event time of what it does, in milliseconds. Errors and
 	// panics are as those of Process.
 	Fire func(d timers.Due, at int64) error
+	// Letter is what a dead letter says of a timer: its key in the topic's form, and its namespace. It runs the key's codec, whose
+	// panics are the caller's to recover.
+	Letter func(d timers.Due) (key, namespace []byte)
 }
 
 // Alarms are the graph's sets of timers, in the order of their names.

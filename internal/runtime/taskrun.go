@@ -75,6 +75,7 @@ type taskRun struct {
 	tasksEnd int64            // next offset of the tasks topic
 	gone     bool             // released
 	ready    bool             // a Step may get something done
+	barred   bool             // and is not allowed for now: the task is leaving, or of another membership than the epoch
 	previous []txn.CommitID   // by input, the commit id the group holds
 	kept     []byte           // the kernel state of the task record that was written last; one written and lost may be here
 	failures int              // to open it or of its database, in a row

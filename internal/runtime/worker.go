@@ -214,7 +214,10 @@ func (w *worker) step() bool {
 		if run.task.Tick(now) {
 			run.ready = true
 		}
-		if !run.ready || run.failed || !w.join(run) {
+		if !run.ready || run.failed {
+			continue
+		}
+		if run.barred = !w.join(run); run.barred {
 			continue
 		}
 		n, ok := w.stepTask(run)
@@ -344,7 +347,7 @@ func (w *worker) patience(now time.Time) time.Duration {
 	if !w.standing {
 		wall := w.rt.cfg.Clock.Now().UnixMilli()
 		for _, run := range w.tasks {
-			if !run.failed {
+			if !run.failed && !run.barred { // one that is leaving is not waited for: its timers are another's
 				d = min(d, time.Duration(max(0, min(run.task.Wake()-wall, 1000)))*time.Millisecond)
 			}
 		}

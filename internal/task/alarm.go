@@ -1,7 +1,6 @@
 package task
 
 import (
-	"hash/fnv"
 	"math"
 
 	"github.com/millrace-io/millrace/processor"
@@ -103,9 +102,11 @@ func (t *Task) ringing() bool {
 
 // timerHash tells the timers of a set apart.
 func timerHash(row []byte) int64 {
-	h := fnv.New64a()
-	h.Write(row)
-	return int64(h.Sum64() >> 1)
+	h := uint64(14695981039346656037) // FNV-1a
+	for _, b := range row {
+		h = (h ^ uint64(b)) * 1099511628211
+	}
+	return int64(h >> 1)
 }
 
 // pass goes on behind the record or timer at t.origin, which failed and was rolled back.
@@ -117,7 +118,7 @@ func (t *Task) pass() error {
 		t.count.Records++
 		return nil
 	}
-	t.db.Savepoint()
+	t.savepoint()
 	t.touched = true
 	return t.alarms[i].Queue.Remove(t.due.Row)
 }

@@ -26,11 +26,22 @@ const (
 // DeadLetterHeaders is how many headers a dead letter has that the record did not come with. They are its last.
 const DeadLetterHeaders = 11
 
+// letter is the key and the namespace of the timer that failed; the whole row key if its codec panics.
+func (t *Task) letter(alarm int) (key, namespace []byte) {
+	defer func() {
+		if recover() != nil {
+			key, namespace = t.due.Row, nil
+		}
+	}()
+	return t.alarms[alarm].Letter(t.due)
+}
+
 // deadLetter puts the head of the failed record's input among the outputs.
 func (t *Task) deadLetter(topic string, at *topology.NodeError, code string) {
 	var raw *topology.Raw
 	if i := t.origin.alarm(); i >= 0 {
-		raw = &topology.Raw{Key: t.alarms[i].Queue.Key(t.due), Time: t.due.At}
+		raw = &topology.Raw{Time: t.due.At}
+		raw.Key, raw.Value = t.letter(i)
 	} else {
 		raw = t.inputs[t.origin.Input].head
 	}

@@ -87,7 +87,8 @@ func (t *Task) atNode(node int, op string, err error) error {
 type condemned struct {
 	origin Origin
 	err    error
-	met    bool // of a timer: it has failed for it
+	met    bool   // of a timer: it has failed for it,
+	in     *Epoch // in this epoch, once that is sealed
 }
 
 // Condemn makes the record at an origin fail in its next processing, as if the node had returned err: the broker refused
@@ -124,12 +125,11 @@ func (t *Task) condemnation(o Origin) error {
 }
 
 // pardon forgets the condemnations of records that are committed now.
-func (t *Task) pardon() {
+func (t *Task) pardon(e *Epoch) {
 	kept := t.condemned[:0]
 	for _, c := range t.condemned {
 		if c.origin.alarm() >= 0 {
-			// Not met: the epoch was committed before it came to this timer.
-			if !c.met {
+			if c.in != e { // what was committed has not come to this timer yet
 				kept = append(kept, c)
 			}
 			continue
