@@ -225,6 +225,7 @@ func (s *stats) committed(w *worker, f *flight, c *observe.Commit) {
 	ws.size.add(float64(c.Records))
 	for i, t := range e.tasks {
 		run, sealed, figures := t.stats, f.sealed[i], &f.figures[i]
+		run.look(t.task)
 		run.clock = sealed.StreamTime
 		for j := range sealed.Offsets {
 			run.positions[j] = sealed.Offsets[j].Offset
