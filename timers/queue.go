@@ -25,6 +25,7 @@ import (
 type Queue struct {
 	rows  *store.Rows
 	event bool
+	guard func() error // Guard
 
 	head   [][]byte // row keys; their bytes never change
 	at     int
@@ -54,6 +55,16 @@ func Of(rows *store.Rows) *Queue {
 	return rows.Keep(func() any {
 		return &Queue{rows: rows, event: rows.Spec().ValueID() == EventTime.String()}
 	}).(*Queue)
+}
+
+// Guard has f asked whenever a handle is to set or delete a timer: its error is the handle's, and nothing is done.
+func (q *Queue) Guard(f func() error) { q.guard = f }
+
+func (q *Queue) guarded() error {
+	if q.guard == nil {
+		return nil
+	}
+	return q.guard()
 }
 
 // Name is the set's.

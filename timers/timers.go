@@ -13,6 +13,7 @@ package timers
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -123,6 +124,9 @@ func (s *Set[K]) Set(key K, at time.Time) error { return s.SetIn("", key, at) }
 
 // SetIn is Set in a namespace: timers of one key and time in two namespaces are two timers.
 func (s *Set[K]) SetIn(namespace string, key K, at time.Time) error {
+	if err := s.queue.guarded(); err != nil {
+		return err
+	}
 	row, err := s.encode(namespace, key, at)
 	if err != nil {
 		return err
@@ -135,6 +139,9 @@ func (s *Set[K]) Delete(key K, at time.Time) error { return s.DeleteIn("", key, 
 
 // DeleteIn is Delete in a namespace.
 func (s *Set[K]) DeleteIn(namespace string, key K, at time.Time) error {
+	if err := s.queue.guarded(); err != nil {
+		return err
+	}
 	row, err := s.encode(namespace, key, at)
 	if err != nil {
 		return err
@@ -157,6 +164,27 @@ func (s *Set[K]) IsSetIn(namespace string, key K, at time.Time) (bool, error) {
 
 // Pending estimates how many timers are waiting, as store.Rows.ApproximateLen does.
 func (s *Set[K]) Pending() int64 { return s.queue.Pending() }
+
+// Each calls f with every pending timer, in the order in which they fire, until f returns false. It reads them all: not for every
+// record. f must not change the set.
+func (s *Set[K]) Each(f func(Fired[K]) bool) error {
+	scan := s.queue.rows.Scan(nil, nil, false)
+	for scan.Next() {
+		d := Due{Row: bytes.Clone(scan.Key())}
+		var err error
+		if d.At, _, err = ordkey.Int64(d.Row); err != nil {
+			return errors.Join(damaged(s.spec.Name(), err), scan.Close())
+		}
+		fired, err := s.Fired(d)
+		if err != nil {
+			return errors.Join(err, scan.Close())
+		}
+		if !f(fired) {
+			break
+		}
+	}
+	return scan.Close()
+}
 
 // Queue is what the set is to the task.
 func (s *Set[K]) Queue() *Queue { return s.queue }

@@ -16,6 +16,11 @@ type alarmed interface{ Alarms() []topology.Alarm }
 // A timer in event time waits for the clock to advance: one that is set when its time has passed already fires with the next
 // advance, or, set by a timer, with this one.
 func (t *Task) ring() (rang bool, err error) {
+	if t.draining && !t.advancing {
+		if err := t.drain(); err != nil {
+			return false, err
+		}
+	}
 	if t.advancing {
 		if rang, err = t.ringDue(true, t.streamTime); rang || err != nil {
 			return rang, err
@@ -91,8 +96,8 @@ func (t *Task) ringing() bool {
 		return true
 	}
 	for i := range t.alarms {
-		if q := t.alarms[i].Queue; !q.EventTime() {
-			if at, ok, err := q.Head(); err != nil || ok && at <= t.now {
+		if q := t.alarms[i].Queue; !q.EventTime() || t.draining {
+			if at, ok, err := q.Head(); err != nil || ok && (at <= t.now || q.EventTime()) {
 				return true
 			}
 		}

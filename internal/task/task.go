@@ -90,6 +90,7 @@ type Task struct {
 	alarms    []topology.Alarm
 	events    int // of alarms, how many wait for the event-time clock
 	advancing bool
+	draining  bool       // the inputs have ended
 	due       timers.Due // the timer being fired
 	retry     retry
 	touched   bool // something besides records was done in the epoch being filled
