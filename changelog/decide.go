@@ -40,9 +40,9 @@ func (a Action) String() string {
 // Found is everything a task's sources say at its start, taken in the order of docs/design/0005-restore.md: the stable
 // OffsetFetch first, then the changelogs' ends, then the task record.
 type Found struct {
-	Task       string // as it prints
-	Group      string // for messages
-	Stateful   bool
+	Task       string       // as it prints
+	Group      string       // for messages
+	Stateful   bool         // it has stores; a task without may have a record, for what the kernel keeps
 	Inputs     []FoundInput // every input partition of the task
 	Changelogs []FoundChangelog
 	// Record is the task's latest record in <app>-tasks, nil if there is none. When the topic was read from the checkpoint's
@@ -103,7 +103,7 @@ type Decision struct {
 //	| found at start                                              | action        |
 //	|-------------------------------------------------------------|---------------|
 //	| group >= task record >= checkpoint                          | Normal        |
-//	| stateless task                                              | AdoptGroup    |
+//	| stateless task                                              | AdoptGroup, with what the kernel kept unless moved back |
 //	| no record, changelogs empty, metadata absent or not ours    | FirstStart    |
 //	| no record, changelogs empty, metadata ours                  | FirstStart    |
 //	| no record, changelogs not empty                             | FirstStart, if the restore finds no record |
@@ -137,12 +137,25 @@ func Decide(f *Found) Decision {
 	}
 	if !f.Stateful {
 		d.Action = AdoptGroup
+		if f.Record != nil && !before(f) {
+			d.State = f.Record.State
+		}
 		return d
 	}
 	if f.Record == nil {
 		return decideFirst(f, d)
 	}
 	return decideRecord(f, d)
+}
+
+// before reports whether somebody moved the group to before the record.
+func before(f *Found) bool {
+	for _, in := range f.Inputs {
+		if want, known := f.Record.Input(in.Topic, in.Partition); known && in.Offset < want {
+			return true
+		}
+	}
+	return false
 }
 
 // decideFirst handles a stateful task that has no record. Every transaction that writes to a changelog writes the task's record

@@ -20,7 +20,7 @@ import (
 //	decide [stateless] [accept] [at-least-once]
 //	group lines/0 10 ours time=50 commit=7     the group's offset; "absent"; "foreign" metadata; "unreadable" metadata;
 //	                                           "at-least-once" if that is how it was written, here and of a record
-//	record lines/0=10 time=50 commit=7         the task's record
+//	record lines/0=10 time=50 commit=7         the task's record; with "state", something the kernel kept
 //	checkpoint lines/0=10 counts=5 tasks=9 commit=7
 //	changelog counts 0..5                      log start and end
 //	tasks 9                                    end of the tasks topic
@@ -94,6 +94,9 @@ func read(f *changelog.Found, words []string) error {
 		f.Inputs = append(f.Inputs, in)
 	case "record":
 		f.Record = &changelog.TaskRecord{Commit: id, StreamTime: values["time"], Now: values["now"], Inputs: inputs}
+		if slices.Contains(words, "state") {
+			f.Record.State = []byte{1}
+		}
 	case "checkpoint":
 		c := &changelog.Checkpoint{Commit: id, Inputs: inputs, Tasks: values["tasks"]}
 		if n, ok := values["counts"]; ok {
@@ -134,7 +137,11 @@ func show(f *changelog.Found, d changelog.Decision) string {
 		}
 		fmt.Fprintf(&b, " %s/%d at %s", in.Topic, in.Partition, at)
 	}
-	fmt.Fprintf(&b, "; time %d now %d commit %d\n", d.StreamTime, d.Now, d.Commit.Seq)
+	fmt.Fprintf(&b, "; time %d now %d commit %d", d.StreamTime, d.Now, d.Commit.Seq)
+	if d.State != nil {
+		b.WriteString(", with the kernel's state")
+	}
+	b.WriteString("\n")
 	if d.Say != "" {
 		level := "say"
 		if d.Alarm {

@@ -48,7 +48,7 @@ func (w *worker) launch(reason string) (ok bool) {
 		dirty := run.task.Dirty()
 		f.sealed[i] = run.task.Seal()
 		f.figures[i] = run.stats.seal(run.task)
-		kept = kept || dirty && run.sub.stateful && !bytes.Equal(f.sealed[i].State, run.kept)
+		kept = kept || dirty && run.sub.records && !bytes.Equal(f.sealed[i].State, run.kept)
 		f.rows += f.sealed[i].Rows.Len()
 		if err := f.sealed[i].Err; err != nil { // a row that its changelog cannot take
 			run.failed = true
@@ -113,7 +113,7 @@ func (w *worker) produceState(run *taskRun, sealed *task.Epoch, figures *sealedS
 		e.txn.Produce(&p.Record)
 		return nil
 	})
-	if err != nil || !run.sub.stateful {
+	if err != nil || !run.sub.records {
 		return bytes, err
 	}
 	p := e.slot.slab.take()

@@ -85,7 +85,7 @@ func (t *taskRun) prepare() error {
 	t.stats.db.Store(t.db)
 	found := t.foundAtStart()
 	var parts []changelog.Part
-	if t.sub.stateful {
+	if t.sub.records {
 		var err error
 		if parts, err = t.look(found); err != nil {
 			return err

@@ -39,6 +39,7 @@ type subPlan struct {
 	name       string // the identity recorded in the registry
 	tasks      int32
 	stateful   bool
+	records    bool              // its tasks have records in the tasks topic: they have state, or remember what they try again
 	sources    []string          // topic of each source
 	sinks      []string          // topic of each sink
 	changelogs map[string]string // store -> topic

@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -87,7 +88,8 @@ func (r *Runtime) survey(ctx context.Context) error {
 			s.changelogs[st.Name()] = topic
 			specs = append(specs, changelog.TopicSpec{Name: topic, Kind: changelog.ChangelogTopic, Partitions: s.tasks, Replication: r.cfg.ReplicationFactor})
 		}
-		if s.stateful {
+		s.records = s.stateful || r.cfg.OnError.Attempts > 0 || slices.ContainsFunc(sub.Nodes, func(n topology.NodeInfo) bool { return n.Policy.Attempts > 0 })
+		if s.records {
 			widest = max(widest, s.tasks)
 		}
 		p.subs = append(p.subs, s)
