@@ -54,7 +54,8 @@ func dueOf(key []byte) (due int64, rowKey []byte) {
 var emptyRow = AppendRow(nil, nil, 0)
 
 // restoreRow turns a row that is about to be restored into what the database gets: the row, marked when it is dead, so that it stays
-// dead whatever the clocks say later. Its tombstone is owed then. Local rows go to emit; their keys are the callee's to copy.
+// dead whatever the clocks say later. Its tombstone is owed then. m.Key is without prefix. Local rows go to emit; their keys are
+// the callee's to copy.
 func (db *DB) restoreRow(r *Rows, m *Mutation, emit func(key, value []byte, gone bool)) {
 	l := r.life
 	if l == nil || m.Delete {
@@ -128,9 +129,12 @@ func (db *DB) restoreLocal(r *Rows, first int) {
 	}
 	var locals []Mutation
 	for i := first; i < len(db.batch.Mutations); i++ {
-		db.restoreRow(r, &db.batch.Mutations[i], func(key, value []byte, gone bool) {
+		row := db.batch.Mutations[i]
+		row.Key = row.Key[len(r.prefix):]
+		db.restoreRow(r, &row, func(key, value []byte, gone bool) {
 			locals = append(locals, Mutation{Key: bytes.Clone(key), Value: value, Delete: gone})
 		})
+		db.batch.Mutations[i].Value = row.Value
 	}
 	slices.SortFunc(locals, func(a, b Mutation) int { return bytes.Compare(a.Key, b.Key) })
 	db.batch.Mutations = slices.Insert(db.batch.Mutations, first, locals...)
@@ -153,6 +157,15 @@ func (db *DB) revive(l *life) error {
 	now := l.now()
 	if !db.owes || l.enabledAt == never || now < 0 || l.deadline(&RowHeader{Time: l.enabledAt, Accessed: l.enabledAt, flags: l.rows.flags}) <= now {
 		return nil
+	}
+	if l.width > 0 {
+		// They are not in the index.
+		l.sweep.indexed, l.sweep.checked, l.sweep.marked = false, true, false
+		var b Batch
+		b.Delete(appendLocalKey(nil, localIndex, l.rows, 0, nil))
+		if err := db.engine.Apply(&b); err != nil {
+			return err
+		}
 	}
 	return db.eachLocal(localDead, l.rows, func(b *Batch, key []byte) error {
 		b.Delete(key)
