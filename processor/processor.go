@@ -61,6 +61,8 @@ type Prefetcher[K any] interface {
 type InitContext interface {
 	store.Source
 	TaskID() TaskID
+	// Restored reports whether the task has committed anything before, here or elsewhere: false is the very first start.
+	Restored() bool
 }
 
 // Context is what Process may ask for. As a context.Context it is cancelled when the instance gives up waiting for the

@@ -76,7 +76,12 @@ func (d *Driver) create() error {
 	dead := []processor.Policy{d.o.onError}
 	for _, s := range d.top.Subtopologies() {
 		for _, src := range s.Sources {
-			if !src.Topic.Through {
+			switch {
+			case src.Topic.Through:
+			case src.Broadcast != "" && d.o.byTopic[src.Topic.Name] == 0:
+				d.o.byTopic[src.Topic.Name] = 1
+				fallthrough
+			default:
 				d.topic(src.Topic.Name)
 			}
 		}
@@ -194,6 +199,13 @@ func (d *Driver) Abort() {
 // from the changelog. A failed application is started again too, and meets the same record.
 func (d *Driver) Crash() {
 	d.t.Helper()
+	d.crash(false)
+}
+
+// CrashFor is Crash, with the application down for a while: the clock has moved on when it starts again.
+func (d *Driver) CrashFor(down time.Duration) {
+	d.t.Helper()
+	d.now += down.Milliseconds()
 	d.crash(false)
 }
 

@@ -59,6 +59,9 @@ func (d *Driver) startTask(sub *topology.Subtopology, p int32) (*running, error)
 		c.MaxRecordBytes = append(c.MaxRecordBytes, d.o.maxBytes[name])
 	}
 	for i, src := range sub.Sources {
+		if src.Broadcast != "" {
+			continue
+		}
 		t := d.topic(src.Topic.Resolve(d.o.app))
 		if int(p) >= len(t.parts) {
 			continue
@@ -68,6 +71,11 @@ func (d *Driver) startTask(sub *topology.Subtopology, p int32) (*running, error)
 			in.Start = from.offsets[len(c.Inputs)]
 		}
 		c.Inputs = append(c.Inputs, in)
+	}
+	for i, src := range sub.Sources {
+		if src.Broadcast != "" {
+			c.Inputs = append(c.Inputs, task.Input{Source: i, Topic: src.Topic.Resolve(d.o.app), Broadcast: src.Broadcast})
+		}
 	}
 	r.inputs = c.Inputs
 	r.fed, r.ends = make([]int, len(c.Inputs)), make([]int64, len(c.Inputs))

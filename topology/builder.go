@@ -59,6 +59,8 @@ type node struct {
 	topic   *topicUse
 	feeder  int // of a Through's source: the sink that writes its topic; else -1
 
+	broadcast string // of the source of a broadcast topic: the store that is written of its records
+
 	// wire makes one task's instance of the node. children holds the inputs of its children, each a
 	// func(*processor.Record[K, V]) error of the node's output types. It returns the node's own input, or a *intake for
 	// a source.
@@ -72,6 +74,8 @@ type topicUse struct {
 	keyID      string
 	valueID    string
 	extractor  uintptr // code of the timestamp function, 0 if there is none
+	clock      Clock
+	promises   bool // it has WatermarkBy
 }
 
 func (u *topicUse) types() string {
@@ -87,6 +91,7 @@ func useOf[K, V any](t Topic[K, V]) *topicUse {
 	if t.extract != nil {
 		u.extractor = reflect.ValueOf(t.extract).Pointer()
 	}
+	u.clock, u.promises = t.clock, t.mark != nil
 	return u
 }
 

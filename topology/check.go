@@ -40,9 +40,13 @@ func (c *check) all() {
 	c.stores()
 	c.policies()
 	c.cycles()
+	c.clocks()
+	c.fed()
 	if len(c.wrong.list) == 0 { // what follows needs a sound graph
+		c.globals()
 		c.subtopologyNames()
 		c.partitions()
+		c.mixedClocks()
 	}
 }
 
@@ -90,7 +94,7 @@ func (c *check) topics() {
 		switch {
 		case n.topic == nil:
 		case n.topic.ref.Through:
-			if n.kind == kindSink {
+			if n.kind == kindSink && !n.topic.ref.Global {
 				c.through(n, through)
 			}
 		default:
@@ -148,12 +152,15 @@ func (c *check) through(n *node, seen map[string]*node) {
 // internal says whether a literal topic has a name that this topology's own topics get under some application id.
 func (c *check) internal(name string) string {
 	for _, n := range c.nodes {
-		if n.topic != nil && n.topic.ref.Through && strings.HasSuffix(name, "-"+n.topic.ref.Name+repartitionSuffix) {
+		if n.topic != nil && n.topic.ref.Through && !n.topic.ref.Global && strings.HasSuffix(name, "-"+n.topic.ref.Name+repartitionSuffix) {
 			return "repartition topic of " + quote(n.topic.ref.Name)
 		}
 		for _, s := range n.stores {
 			if s != nil && strings.HasSuffix(name, "-"+s.Name()+changelogSuffix) {
 				return "changelog of store " + quote(s.Name())
+			}
+			if s != nil && s.Kind() == store.KindGlobal && strings.HasSuffix(name, "-"+s.Name()+globalSuffix) {
+				return "topic of global store " + quote(s.Name())
 			}
 		}
 	}
@@ -197,7 +204,7 @@ func (c *check) stores() {
 					Reason: fmt.Sprintf("is declared as %s here and as %s at %s", ids, k.ids, k.at),
 					Remedy: "declare the store once and use the same value in both places"})
 			}
-			if i == 0 && n.owns {
+			if n.ownsStore(i) {
 				if k.own != nil {
 					c.wrong.add(n.at, &fault.Error{Code: "store/duplicate", Thing: "store", Value: s.Name(),
 						Reason: "is written by " + quote(k.own.name) + " at " + k.own.at.String() + " already",
@@ -326,8 +333,8 @@ func (c *check) partitions() {
 				}
 				if fixed != nil && fixed.topic.ref.Partitions != n.topic.ref.Partitions {
 					c.wrong.add(n.at, &fault.Error{Code: "topology/not-copartitioned", Thing: n.topic.ref.String(),
-						Reason: fmt.Sprintf("has %d partitions and %s has %d, and both lead to store %q", n.topic.ref.Partitions,
-							fixed.topic.ref, fixed.topic.ref.Partitions, g.store),
+						Reason: fmt.Sprintf("has %d partitions and %s has %d, and both lead to %s", n.topic.ref.Partitions,
+							fixed.topic.ref, fixed.topic.ref.Partitions, g.meet),
 						Remedy: "give both the same number of partitions"})
 				}
 				fixed = n

@@ -20,6 +20,13 @@ func (t *Topology) PartitionCounts(counts func(topic string) (int32, bool)) (thr
 	through, tasks = map[TopicRef]int32{}, map[string]int32{}
 	for _, s := range t.subs {
 		for i, src := range s.Sources {
+			if src.Broadcast != "" {
+				r.broadcastWidth(src)
+				if src.Topic.Global {
+					through[src.Topic] = 1
+				}
+				continue
+			}
 			n := r.width(input{s, i})
 			if src.Topic.Through {
 				through[src.Topic] = n
@@ -38,18 +45,18 @@ func (t *Topology) PartitionCounts(counts func(topic string) (int32, bool)) (thr
 	return through, tasks, nil
 }
 
-// group is the sources whose records come to one store.
+// group is the sources whose records meet by key: in a store, or in a node with two inputs.
 type group struct {
-	store   string
+	meet    string
 	sources []int // indexes into Subtopology.Sources, ascending
 }
 
-// groups lists, by store, the sources that lead to it.
+// groups lists, by store and by node with two inputs, the sources that lead to it.
 func (s *Subtopology) groups() []group {
 	var gs []group
 	above := s.sourcesAbove()
 	for _, st := range s.Stores {
-		g := group{store: st.Name()}
+		g := group{meet: "store " + quote(st.Name())}
 		for i := range s.Nodes {
 			if slices.Contains(s.Nodes[i].Stores, st.Name()) {
 				g.sources = append(g.sources, above[i]...)
@@ -59,6 +66,11 @@ func (s *Subtopology) groups() []group {
 		g.sources = slices.Compact(g.sources)
 		gs = append(gs, g)
 	}
+	for i := range s.Nodes {
+		if s.Nodes[i].Kind == kindProcess2 {
+			gs = append(gs, group{meet: "node " + quote(s.Nodes[i].Name), sources: above[i]})
+		}
+	}
 	return gs
 }
 
@@ -66,7 +78,7 @@ func (s *Subtopology) groups() []group {
 func (s *Subtopology) sourcesAbove() [][]int {
 	above := make([][]int, len(s.Nodes))
 	for i := range s.Nodes { // parents come first
-		if k := s.source[i]; k >= 0 {
+		if k := s.source[i]; k >= 0 && s.Sources[k].Broadcast == "" {
 			above[i] = append(above[i], k)
 		}
 		slices.Sort(above[i])
@@ -103,7 +115,7 @@ func newReckoning(t *Topology, counts func(string) (int32, bool)) *reckoning {
 	for _, s := range t.subs {
 		above := s.sourcesAbove()
 		for _, sink := range s.Sinks {
-			if !sink.Topic.Through {
+			if !sink.Topic.Through || sink.Topic.Global {
 				continue
 			}
 			for _, k := range above[sink.Node] {
@@ -141,8 +153,9 @@ func (s *Subtopology) copartitioned() [][]int {
 }
 
 // fixed is the width of a source that does not depend on others: a literal topic's or one that was asked for.
-func (r *reckoning) fixed(in input) (int32, bool) {
-	ref := in.ref()
+func (r *reckoning) fixed(in input) (int32, bool) { return r.fixedTopic(in.ref()) }
+
+func (r *reckoning) fixedTopic(ref TopicRef) (int32, bool) {
 	if ref.Through {
 		return ref.Partitions, ref.Partitions > 0
 	}
@@ -202,7 +215,7 @@ func (r *reckoning) compare(s *Subtopology, g group) {
 		a, b := input{s, g.sources[0]}, input{s, i}
 		if n, m := r.width(a), r.width(b); n != m && n > 0 && m > 0 {
 			r.errs = append(r.errs, &fault.Error{Code: "topology/not-copartitioned", Kind: fault.Cluster, Thing: "topic", Value: b.ref().Name,
-				Reason: fmt.Sprintf("has %d partitions and %s has %d, and both lead to store %q: equal keys would be in different tasks", m, a.ref(), n, g.store),
+				Reason: fmt.Sprintf("has %d partitions and %s has %d, and both lead to %s: equal keys would be in different tasks", m, a.ref(), n, g.meet),
 				Remedy: "give both topics the same number of partitions, or send one through a repartition topic"})
 		}
 	}

@@ -62,6 +62,9 @@ func (t *Topology) text() string {
 				}
 				fmt.Fprintf(&b, " %s %s", arrow, topicText(u.ref))
 			}
+			if c := s.clockOf(j); c != "" {
+				fmt.Fprintf(&b, " (clock: %s)", c)
+			}
 			if len(n.Stores) > 0 {
 				fmt.Fprintf(&b, " [%s]", strings.Join(n.Stores, ", "))
 			}
@@ -75,6 +78,20 @@ func (t *Topology) text() string {
 		}
 	}
 	return b.String()
+}
+
+// clockOf says what clock a source has, "" where it is stream time.
+func (s *Subtopology) clockOf(node int) string {
+	k := s.source[node]
+	switch {
+	case k < 0:
+		return ""
+	case s.Sources[k].InBand:
+		return "from the tasks of " + s.Sources[k].Writer
+	case s.Sources[k].Watermark != nil:
+		return s.nodes[node].topic.clock.String()
+	}
+	return ""
 }
 
 func topicText(r TopicRef) string {
@@ -168,6 +185,7 @@ type (
 		Name       string `json:"name"`
 		Through    bool   `json:"through,omitempty"`
 		Partitions int32  `json:"partitions,omitempty"`
+		Clock      string `json:"clock,omitempty"`
 		Key        string `json:"key"`
 		Value      string `json:"value"`
 	}
@@ -186,7 +204,7 @@ func (t *Topology) json() (string, error) {
 				node.OnError = p
 			}
 			if u := s.nodes[i].topic; u != nil {
-				node.Topic = &jsonTopic{u.ref.Name, u.ref.Through, u.ref.Partitions, u.keyID, u.valueID}
+				node.Topic = &jsonTopic{u.ref.Name, u.ref.Through, u.ref.Partitions, s.clockOf(i), u.keyID, u.valueID}
 			}
 			for _, c := range n.Children {
 				node.Children = append(node.Children, s.Nodes[c].Name)

@@ -14,6 +14,7 @@ type intake struct {
 	process   func(r *Raw, at int64) error
 	timestamp func(r *Raw) (int64, error)
 	ahead     func(r *Raw, w *store.Wanted) // nil when no node reads rows by the key
+	promised  int64                         // by the last record; set where the topic has WatermarkBy
 }
 
 var errBefore1970 = errors.New("event time is before 1970")
@@ -28,7 +29,7 @@ func wireSource[K, V any](t Topic[K, V]) func(*wiring, int, []any) (any, error) 
 		}
 		host, fail := w.host, w.fail
 		key, value := newDecoder(t.key), newDecoder(t.value)
-		unread := t.extract == nil && w.unread(local)
+		unread := t.extract == nil && t.mark == nil && w.unread(local)
 		var rec processor.Record[K, V]
 		decode := func(r *Raw) error {
 			host.SetNode(local)
@@ -58,6 +59,9 @@ func wireSource[K, V any](t Topic[K, V]) func(*wiring, int, []any) (any, error) 
 			}
 			rec.Time = time.UnixMilli(at).UTC()
 			rec.Headers = r.Headers
+			if t.mark != nil {
+				in.promised = promise(t.mark(rec.Key, rec.Value, rec.Time))
+			}
 			return next(&rec)
 		}
 		in.timestamp = func(r *Raw) (int64, error) {

@@ -80,5 +80,6 @@ func clip(s string) string {
 const (
 	changelogSuffix   = "-changelog"
 	repartitionSuffix = "-repartition"
+	globalSuffix      = "-global"
 	tasksSuffix       = "-tasks"
 )

@@ -84,7 +84,7 @@ func (s SinkNode) Named(name string) SinkNode {
 func AddSource[K, V any](b *Builder, name string, t Topic[K, V]) Node[K, V] {
 	use := useOf(t)
 	for _, n := range b.nodes {
-		if n.kind != kindSource || n.topic.ref.Name != t.ref.Name || n.topic.ref.Through != t.ref.Through {
+		if n.kind != kindSource || n.broadcast != "" || n.topic.ref.Name != t.ref.Name || n.topic.ref.Through != t.ref.Through {
 			continue
 		}
 		if !n.topic.sameTypes(use) {
@@ -93,6 +93,11 @@ func AddSource[K, V any](b *Builder, name string, t Topic[K, V]) Node[K, V] {
 		if n.topic.extractor != use.extractor {
 			b.Refuse(&fault.Error{Code: "topic/extractor-conflict", Thing: "topic", Value: t.ref.Name,
 				Reason: "is read twice with different timestamp functions; first at " + n.at.String(),
+				Remedy: "declare the topic once and use the same value in both places"})
+		}
+		if !n.topic.clock.same(&use.clock) || n.topic.promises != use.promises {
+			b.Refuse(&fault.Error{Code: "topic/clock-conflict", Thing: "topic", Value: t.ref.Name,
+				Reason: "is read twice with different clocks: " + use.clock.String() + " here, " + n.topic.clock.String() + " at " + n.at.String(),
 				Remedy: "declare the topic once and use the same value in both places"})
 		}
 		if name != "" && name != n.display() {

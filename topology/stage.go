@@ -42,6 +42,12 @@ func (s *Stage[K, V]) Drop(reason string) error {
 	return nil
 }
 
+// Restored reports whether the task has committed anything before.
+func (s *Stage[K, V]) Restored() bool {
+	h, ok := s.Host.(interface{ Restored() bool })
+	return ok && h.Restored()
+}
+
 // Fail makes err the node's.
 func (s *Stage[K, V]) Fail(op string, err error) error { return s.w.fail(s.local, op, err) }
 
@@ -99,6 +105,8 @@ type procContext[K, V any] struct {
 	err  error                  // first error of a child while the record was processed
 	live bool
 
+	broadcasting bool // the record is of a broadcast topic
+
 	pinned  bool // out takes the key below
 	key     K
 	nullKey bool
@@ -138,47 +146,81 @@ func pinKey[K, VI, VO any](c *procContext[K, VO], r *processor.Record[K, VI]) {
 func wireProcessor[KI, VI, KO, VO any](newP func() processor.Processor[KI, VI, KO, VO], pin func(*procContext[KO, VO], *processor.Record[KI, VI])) func(*Stage[KO, VO]) (func(*processor.Record[KI, VI]) error, error) {
 	return func(s *Stage[KO, VO]) (func(*processor.Record[KI, VI]) error, error) {
 		p := newP()
-		if nilPointer(p) {
-			return nil, &fault.Error{Code: "processor/nil", Kind: fault.Config, Thing: "supplier of node", Value: s.w.sub.Nodes[s.local].Name,
-				Reason: "returned nil", Remedy: "return a new processor for each call"}
-		}
-		if s.w.made != nil {
-			s.w.made(s.local, p, func() any { return newP() })
-		}
-		if f, ok := p.(processor.Prefetcher[KI]); ok {
-			s.w.ahead[s.local] = Ahead[KI](func(w *store.Wanted, key KI, _ bool) { f.Prefetch(w, key) })
-		}
 		c := &procContext[KO, VO]{Stage: s}
-		step := &s.w.steps[s.local]
-		if i, ok := p.(processor.Initer); ok {
-			step.init = func() error {
-				if f, ok := p.(processor.Closer); ok {
-					step.close = f.Close
-				}
-				return i.Init(c)
-			}
-		} else if f, ok := p.(processor.Closer); ok {
-			step.close = f.Close
-		}
-		var ctx processor.Context[KO, VO] = c
-		if err := wireTimers(s, c, p, pin); err != nil {
+		if err := adopt[KI](s, c, p, func() any { return newP() }); err != nil {
 			return nil, err
 		}
+		var pinFired func(KI)
+		if pin != nil {
+			var fired processor.Record[KI, VI]
+			pinFired = func(key KI) {
+				fired.Key = key
+				pin(c, &fired)
+			}
+		}
+		if err := wireTimers(s, c, p, pinFired); err != nil {
+			return nil, err
+		}
+		var ctx processor.Context[KO, VO] = c
 		return func(r *processor.Record[KI, VI]) error {
 			if pin != nil {
 				pin(c, r)
 			}
-			c.at, c.err, c.live = r.Time, nil, true
-			in := *r
-			in.Headers = slices.Clip(in.Headers) // an append must not reach into the record a sibling sees
+			c.begin(r.Time)
 			s.Enter()
-			return s.called(c, p.Process(ctx, in))
+			return s.called(c, p.Process(ctx, clipped(r)))
 		}, nil
 	}
 }
 
+// begin begins a call of a processor.
+func (c *procContext[K, V]) begin(at time.Time) {
+	c.at, c.err, c.live, c.broadcasting = at, nil, true, false
+}
+
+// clipped is the record as a processor gets it: an append to its headers must not reach into the record a sibling sees.
+func clipped[K, V any](r *processor.Record[K, V]) processor.Record[K, V] {
+	in := *r
+	in.Headers = slices.Clip(in.Headers)
+	return in
+}
+
+// adopt takes a new processor of a node with keys of type K: what it offers beside its records.
+func adopt[K, KO, VO any](s *Stage[KO, VO], c *procContext[KO, VO], p any, another func() any) error {
+	if nilPointer(p) {
+		return &fault.Error{Code: "processor/nil", Kind: fault.Config, Thing: "supplier of node", Value: s.w.sub.Nodes[s.local].Name,
+			Reason: "returned nil", Remedy: "return a new processor for each call"}
+	}
+	if s.w.made != nil {
+		s.w.made(s.local, p, another)
+	}
+	if f, ok := p.(processor.Prefetcher[K]); ok {
+		s.w.ahead[s.local] = Ahead[K](func(w *store.Wanted, key K, _ bool) { f.Prefetch(w, key) })
+	}
+	if f, ok := p.(processor.EpochHandler[KO, VO]); ok {
+		var ctx processor.Context[KO, VO] = c
+		s.w.enders = append(s.w.enders, Ender{Node: s.local, End: func(at int64) error {
+			s.Enter()
+			c.begin(time.UnixMilli(at).UTC())
+			return s.called(c, f.OnEpoch(ctx))
+		}, Forget: f.Forget})
+	}
+	step := &s.w.steps[s.local]
+	if i, ok := p.(processor.Initer); ok {
+		step.init = func() error {
+			if f, ok := p.(processor.Closer); ok {
+				step.close = f.Close
+			}
+			return i.Init(c)
+		}
+	} else if f, ok := p.(processor.Closer); ok {
+		step.close = f.Close
+	}
+	return nil
+}
+
 // wireTimers makes an alarm of every set of timers that is attached to a processor's node.
-func wireTimers[KI, VI, KO, VO any](s *Stage[KO, VO], c *procContext[KO, VO], p processor.Processor[KI, VI, KO, VO], pin func(*procContext[KO, VO], *processor.Record[KI, VI])) error {
+func wireTimers[KI, KO, VO any](s *Stage[KO, VO], c *procContext[KO, VO], p any, pin func(KI)) error {
 	for _, spec := range s.w.sub.nodes[s.local].stores {
 		if spec.Kind() != store.KindTimers {
 			continue
@@ -204,7 +246,6 @@ func wireTimers[KI, VI, KO, VO any](s *Stage[KO, VO], c *procContext[KO, VO], p 
 			return err
 		}
 		var ctx processor.Context[KO, VO] = c
-		var key processor.Record[KI, VI]
 		fire := func(d timers.Due, at int64) error {
 			s.Enter()
 			f, err := opened.Fired(d)
@@ -212,10 +253,9 @@ func wireTimers[KI, VI, KO, VO any](s *Stage[KO, VO], c *procContext[KO, VO], p 
 				return s.Fail("decode key", err)
 			}
 			if pin != nil {
-				key.Key = f.Key
-				pin(c, &key)
+				pin(f.Key)
 			}
-			c.at, c.err, c.live = time.UnixMilli(at).UTC(), nil, true
+			c.begin(time.UnixMilli(at).UTC())
 			err = handler.OnTimer(ctx, f)
 			return s.called(c, err)
 		}

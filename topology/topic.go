@@ -8,16 +8,21 @@ import (
 	"github.com/millrace-io/millrace/serde"
 )
 
-// TopicRef names a topic. A Through topic is internal: its Kafka name is "<app>-<name>-repartition".
+// TopicRef names a topic. A Through topic is internal: its Kafka name is "<app>-<name>-repartition", or "<app>-<name>-global" for that
+// of a global store.
 type TopicRef struct {
 	Name       string
 	Through    bool
+	Global     bool  // Through, and the topic of a global store
 	Partitions int32 // of a Through topic: asked for by the user; 0 = as many as the widest source upstream
 }
 
 // Resolve returns the topic's name in Kafka.
 func (r TopicRef) Resolve(app string) string {
-	if r.Through {
+	switch {
+	case r.Global:
+		return app + "-" + r.Name + "-global"
+	case r.Through:
 		return app + "-" + r.Name + "-repartition"
 	}
 	return r.Name
@@ -25,7 +30,10 @@ func (r TopicRef) Resolve(app string) string {
 
 // String is "lines", or "repartition by-word" for a Through topic.
 func (r TopicRef) String() string {
-	if r.Through {
+	switch {
+	case r.Global:
+		return "global " + r.Name
+	case r.Through:
 		return "repartition " + r.Name
 	}
 	return r.Name
@@ -38,6 +46,8 @@ type Topic[K, V any] struct {
 	key     serde.Serde[K]
 	value   serde.Serde[V]
 	extract func(K, V, time.Time) time.Time
+	clock   Clock
+	mark    func(K, V, time.Time) time.Time
 }
 
 // NewTopic declares a topic with its literal name in Kafka.
@@ -51,6 +61,25 @@ func NewTopic[K, V any](name string, key serde.Serde[K], value serde.Serde[V]) T
 // same record.
 func (t Topic[K, V]) TimestampBy(f func(key K, value V, at time.Time) time.Time) Topic[K, V] {
 	t.extract = f
+	return t
+}
+
+// WithClock returns the topic with a strategy: how its records move the event-time clock of the tasks that read it. Without one
+// it is StreamTime.
+func (t Topic[K, V]) WithClock(c Clock) Topic[K, V] {
+	t.clock = c
+	return t
+}
+
+// WatermarkBy returns the topic with watermarks that its records bring: f is given the key and value of each record (the zero
+// value for a null) and its event time, and returns a watermark, after which no record at or before it is expected from the record's
+// partition, or the zero time for none. It takes effect when the record was processed. f must depend on nothing but its
+// arguments. It is strategy Punctuated, and excludes others.
+func (t Topic[K, V]) WatermarkBy(f func(key K, value V, at time.Time) (watermark time.Time)) Topic[K, V] {
+	t.mark = f
+	if t.clock.kind == clockUnset {
+		t.clock = Punctuated()
+	}
 	return t
 }
 

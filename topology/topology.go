@@ -20,6 +20,7 @@ type Topology struct {
 
 func assemble(nodes []*node) *Topology {
 	t := &Topology{subs: split(nodes)}
+	spread(t.subs)
 	sum := sha256.Sum256([]byte(t.canonical()))
 	copy(t.fingerprint[:], sum[:])
 	return t
@@ -38,6 +39,9 @@ func (t *Topology) canonical() string {
 	b.WriteString("millrace topology 1\n")
 	for _, s := range t.subs {
 		fmt.Fprintf(&b, "subtopology %q\n", s.Name)
+		if s.Watermarks { // its repartition topics have records that others would not understand
+			b.WriteString("watermarks\n")
+		}
 		for _, st := range s.Stores {
 			fmt.Fprintf(&b, "store %q %d %q %q\n", st.Name(), st.Kind(), st.KeyID(), st.ValueID())
 		}
@@ -45,6 +49,9 @@ func (t *Topology) canonical() string {
 			fmt.Fprintf(&b, "node %q %q %v %q\n", n.Name, n.Kind, n.Children, n.Stores)
 			if u := s.nodes[i].topic; u != nil {
 				fmt.Fprintf(&b, "topic %q %t %d %q %q %t\n", u.ref.Name, u.ref.Through, u.ref.Partitions, u.keyID, u.valueID, u.extractor != 0)
+				if to := s.nodes[i].broadcast; to != "" {
+					fmt.Fprintf(&b, "broadcast %q\n", to)
+				}
 			}
 		}
 	}
@@ -58,6 +65,9 @@ func (t *Topology) CheckApp(app string) error {
 	own := map[string]string{app + tasksSuffix: "the application's task topic"}
 	for _, s := range t.subs {
 		for _, st := range s.Stores {
+			if st.Kind() == store.KindGlobal {
+				own[app+"-"+st.Name()+globalSuffix] = "the topic of global store " + quote(st.Name())
+			}
 			own[app+"-"+st.Name()+changelogSuffix] = "the changelog of store " + quote(st.Name())
 		}
 		for _, src := range s.Sources {
@@ -165,7 +175,10 @@ func (s *Subtopology) fill() {
 		switch n.kind {
 		case kindSource:
 			s.source[i] = len(s.Sources)
-			s.Sources = append(s.Sources, Source{Topic: n.topic.ref, Node: i, Extractor: n.topic.extractor != 0})
+			s.Sources = append(s.Sources, Source{Topic: n.topic.ref, Node: i, Extractor: n.topic.extractor != 0, Watermark: n.topic.clock.lower(), Broadcast: n.broadcast})
+			if n.broadcast != "" {
+				s.Sources[len(s.Sources)-1].Watermark = nil // it has no part in the clock
+			}
 		case kindSink:
 			s.sink[i] = len(s.Sinks)
 			s.Sinks = append(s.Sinks, Sink{Topic: n.topic.ref, Node: i})

@@ -49,6 +49,14 @@ type Source struct {
 	Topic     TopicRef
 	Node      int  // index into Subtopology.Nodes
 	Extractor bool // its timestamps come from a function of key and value: ask Graph.Timestamp
+
+	Watermark *Watermark // how watermarks are made of its records; nil where they are not
+	InBand    bool       // watermarks of the tasks that write the topic come with its records
+	Writer    string     // of a Through topic: the subtopology that writes it
+
+	// Broadcast is the store that the records of a broadcast topic are written to; "" for all others. Such a topic has one partition,
+	// which every task reads.
+	Broadcast string
 }
 
 // Sink is a topic a subtopology writes.
@@ -73,6 +81,8 @@ type Subtopology struct {
 	Sinks   []Sink
 	Stores  []store.Spec // sorted by name
 	Nodes   []NodeInfo
+
+	Watermarks bool // the clock of its tasks is a watermark, not stream time
 
 	nodes  []*node // as Nodes
 	source []int   // by node: index into Sources, else -1
@@ -113,7 +123,8 @@ func (s *Subtopology) Wire(h Host) (*Graph, error) {
 	for _, in := range g.sources {
 		g.ahead = g.ahead || in.ahead != nil
 	}
-	g.alarms = w.alarms
+	g.alarms, g.enders = w.alarms, w.enders
+	sortEnders(g.enders)
 	slices.SortFunc(g.alarms, func(a, b Alarm) int { return strings.Compare(a.Queue.Name(), b.Queue.Name()) })
 	return g, nil
 }
@@ -125,6 +136,8 @@ type wiring struct {
 	steps  []step // by node
 	ahead  []any  // by node: an Ahead of its key's type, or nil
 	alarms []Alarm
+	enders []Ender
+	global map[string]func(key, value []byte, time int64) error // by store: what publishes its entries
 
 	// made, if set, is told of every processor and of a way to make another: the dry run compares them.
 	made func(node int, p any, another func() any)
@@ -160,6 +173,7 @@ type Graph struct {
 	sources []*intake
 	ahead   bool // some source's records read rows by their key
 	alarms  []Alarm
+	enders  []Ender
 	close   func() error
 }
 
@@ -170,6 +184,9 @@ func (g *Graph) Process(source int, r *Raw, at int64) error { return g.sources[s
 // Timestamp returns the event time of r: its own, or what the topic's extractor makes of it. An error is a *NodeError; so
 // is a time before 1970.
 func (g *Graph) Timestamp(source int, r *Raw) (int64, error) { return g.sources[source].timestamp(r) }
+
+// Promise is the watermark that the last record of Sources[source] that was processed has brought, in milliseconds; math.MinInt64 for none.
+func (g *Graph) Promise(source int) int64 { return g.sources[source].promised }
 
 // Ahead puts the rows that r, from Sources[source], is going to read on the list, as far as its key alone says which. It
 // runs no user code but codecs and processor.Prefetcher, whose panics are the caller's to recover, and has no effect
@@ -194,6 +211,18 @@ type Alarm struct {
 	// panics are the caller's to recover.
 	Letter func(d timers.Due) (key, namespace []byte)
 }
+
+// Ender is what a node does before an epoch ends.
+type Ender struct {
+	Node int // index into Subtopology.Nodes
+	// End runs the node's OnEpoch; at is the event time of what it does, in milliseconds. Errors and panics are as those of Process.
+	End func(at int64) error
+	// Forget runs the node's Forget, whose panics are the caller's.
+	Forget func()
+}
+
+// Enders are what nodes do before an epoch ends, parents before children.
+func (g *Graph) Enders() []Ender { return g.enders }
 
 // Alarms are the graph's sets of timers, in the order of their names.
 func (g *Graph) Alarms() []Alarm { return g.alarms }

@@ -92,6 +92,9 @@ func (t *Task) fire(alarm int, clock int64) (rang bool, err error) {
 
 // ringing reports whether another timer may be due.
 func (t *Task) ringing() bool {
+	if t.Starting() {
+		return false
+	}
 	if t.advancing {
 		return true
 	}

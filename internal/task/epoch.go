@@ -46,9 +46,10 @@ func (t *Task) Seal() *Epoch {
 		// They would be handed out with the next epoch, and be lost or doubled when only one of the two commits.
 		panic("task: Seal before Outputs")
 	}
+	m, err := t.mark()
 	e := &Epoch{
 		Offsets: make([]changelog.InputOffset, t.ordinary), StreamTime: t.streamTime, Now: t.now, Records: t.records,
-		State: t.keep(), Rows: t.db.Seal(), arena: t.arena, mark: t.mark(),
+		State: t.keep(m.clock), Rows: t.db.Seal(), arena: t.arena, mark: m,
 	}
 	for i := range t.ordinary {
 		in := &t.inputs[i]
@@ -61,7 +62,9 @@ func (t *Task) Seal() *Epoch {
 			c.in = e
 		}
 	}
-	e.Err = t.tooLarge(e.Rows)
+	if e.Err = err; err == nil {
+		e.Err = t.tooLarge(e.Rows)
+	}
 	t.sealed = append(t.sealed, e)
 	t.begun()
 	return e
@@ -74,8 +77,8 @@ func (t *Task) begun() {
 	t.undo.open = false
 }
 
-func (t *Task) mark() mark {
-	m := mark{
+func (t *Task) mark() (m mark, err error) {
+	m = mark{
 		cursors: make([]cursor, len(t.inputs)), streamTime: t.streamTime, now: t.now, count: t.count.snapshot(),
 		advancing: t.advancing, retry: t.retry,
 	}
@@ -88,7 +91,10 @@ func (t *Task) mark() mark {
 			m.fronts[i] = t.alarms[i].Queue.Front()
 		}
 	}
-	return m
+	if t.clock != nil {
+		m.clock, err = t.clock.mark()
+	}
+	return m, err
 }
 
 // Committed applies the oldest sealed epoch, which must be e, with its checkpoint row, and lets its inputs and outputs go.
@@ -140,11 +146,15 @@ func (t *Task) Discard() {
 		t.condemned[i].met, t.condemned[i].in = false, nil
 	}
 	t.count = t.committed.count.snapshot()
+	if t.clock != nil {
+		t.clock.restore(t.committed.clock)
+	}
 	for i := range t.inputs {
 		in := &t.inputs[i]
 		in.at, in.looked = t.committed.cursors[i], 0
 		in.look()
 	}
+	t.forget()
 }
 
 // keepState is the mistake of a Discard that forgets the state: what was sealed stays as if it had been committed, and

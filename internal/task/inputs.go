@@ -12,6 +12,10 @@ type Input struct {
 	Topic     string // as in Kafka
 	Partition int32
 	Start     int64 // offset of the next record to be processed
+	// Broadcast is the store that the records of a broadcast topic are written to; "" for all others. Start is then where a
+	// task begins that has not read it before, and TopicID, if it is known, must be that of the topic it has read.
+	Broadcast string
+	TopicID   [16]byte
 }
 
 // Batch is a run of records of one input, in offset order. The task holds on to it until the epoch that processed its
@@ -37,6 +41,7 @@ const unknownEnd = math.MaxInt64
 type input struct {
 	Input
 	extract bool // timestamps come from the graph
+	through bool // a repartition topic, which may bring control records
 	batches []Batch
 	first   int64 // number of batches[0]
 	at      cursor
@@ -44,7 +49,8 @@ type input struct {
 	tail    int64         // position after everything that was enqueued
 	end     int64         // how far the broker's readable records reach
 	bytes   int64
-	looked  int // records from the cursor on whose rows were read ahead, or need not be
+	looked  int   // records from the cursor on whose rows were read ahead, or need not be
+	until   int64 // of a broadcast input: nothing else is done before the position is here
 
 	// The head's event time, once it was asked for.
 	timed   bool
@@ -61,7 +67,11 @@ type cursor struct {
 }
 
 func newInput(in Input, source topology.Source) input {
-	return input{Input: in, extract: source.Extractor, tail: in.Start, end: unknownEnd, at: cursor{leader: -1}}
+	made := input{Input: in, extract: source.Extractor, through: source.Topic.Through, tail: in.Start, end: unknownEnd, at: cursor{leader: -1}}
+	if in.Broadcast != "" {
+		made.until = unknownEnd
+	}
+	return made
 }
 
 // Enqueue takes a batch. Records below the input's position are dropped (a fetch may repeat them); a gap is fine.
@@ -88,8 +98,15 @@ func (t *Task) Enqueue(b Batch) {
 }
 
 // SetEnd says how far the broker's readable records of an input reach (its last stable offset). Until it is called the end
-// is unknown and counts as "has more". Step waits for an empty input only while its position is below the end.
-func (t *Task) SetEnd(input int, end int64) { t.inputs[input].end = end }
+// is unknown and counts as "has more". Step waits for an empty input only while its position is below the end. Of a broadcast
+// input the first end that is told, its high watermark, is the one that everything else waits for.
+func (t *Task) SetEnd(input int, end int64) {
+	in := &t.inputs[input]
+	if in.until == unknownEnd && in.end == unknownEnd {
+		in.until = end
+	}
+	in.end = end
+}
 
 // Positions returns, by input, the offset after the last processed record (control records before the next one included).
 // The slice is reused by the next call.
@@ -155,30 +172,36 @@ func (t *Task) release(b Batch) {
 
 // ready says whether a record can be processed now, and which input must be waited for if it cannot (-1: none).
 func (t *Task) ready() (ok bool, waiting int) {
-	for i := range t.inputs {
+	if first, starting := t.announced(); first >= 0 || starting {
+		return first >= 0, -1
+	}
+	for i := range t.ordinary {
 		in := &t.inputs[i]
 		if in.waits() {
 			return false, i
 		}
-		ok = ok || in.head != nil
+		ok = ok || in.head != nil && !t.held(i)
 	}
 	return ok, -1
 }
 
 // choose returns the input with the smallest head timestamp; the first of equal ones. A head whose timestamp is not
-// valid has none to be merged by: it goes first, to its policy. There is at least one head.
+// valid has none to be merged by: it goes first, to its policy. Those held back are left out; -1 if there is no other.
 func (t *Task) choose() int {
-	if len(t.inputs) == 1 {
+	if t.ordinary == 1 {
 		t.time(0)
+		if t.held(0) {
+			return -1
+		}
 		return 0
 	}
 	best, least := -1, int64(0)
-	for i := range t.inputs {
+	for i := range t.ordinary {
 		in := &t.inputs[i]
 		if in.head == nil {
 			continue
 		}
-		if at := t.time(i); best < 0 || at < least {
+		if at := t.time(i); (best < 0 || at < least) && !t.held(i) {
 			best, least = i, at
 		}
 	}

@@ -14,7 +14,7 @@ type Out struct {
 	Value     []byte
 	Headers   []processor.Header
 	Time      int64
-	Sink      int // -1 for a dead letter
+	Sink      int // -1 for a dead letter, SinkControl for a control record
 	Origin    Origin
 }
 
@@ -43,6 +43,9 @@ func (t *Task) emit(sink int, key, value []byte, time int64, headers []processor
 	node := t.w.sinks[sink].Node
 	if time < 0 {
 		return t.atNode(node, "timestamp", errTimestamp)
+	}
+	if key == nil && value == nil && isClock(headers) && t.w.sinks[sink].Topic.Through {
+		return t.atNode(node, "encode value", errReserved)
 	}
 	if sink < len(t.c.MaxRecordBytes) {
 		if most := t.c.MaxRecordBytes[sink]; most > 0 {

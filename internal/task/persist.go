@@ -22,7 +22,7 @@ const (
 )
 
 // keep encodes what has to outlive the task; nil when there is nothing.
-func (t *Task) keep() []byte {
+func (t *Task) keep(clock *clockMark) []byte {
 	var b []byte
 	field := func(tag uint64, body []byte) {
 		if b == nil {
@@ -57,6 +57,9 @@ func (t *Task) keep() []byte {
 		if in := &t.inputs[i]; in.position() > 0 {
 			field(tagBroadcast, in.keepBroadcast(nil))
 		}
+	}
+	if clock != nil {
+		field(tagWatermarks, t.keepClock(clock))
 	}
 	return b
 }
@@ -97,6 +100,10 @@ func (t *Task) resume(b []byte) error {
 			}
 			name := f.text()
 			t.enabled[name] = f.varint()
+		case tagWatermarks:
+			if err := t.resumeClock(&f); err != nil {
+				return err
+			}
 		case tagBroadcast:
 			if err := t.resumeBroadcast(&f); err != nil {
 				return err

@@ -8,6 +8,7 @@ import (
 type Result struct {
 	Records int  // processed (skipped and dead-lettered ones included)
 	Timers  int  // fired (those included that failed and were let go)
+	Moves   int  // of the clock, that no record made: control records taken, and one for inputs that have fallen idle
 	More    bool // another Step can make progress at once
 	Waiting int  // input waited for (its broker has more, none is here), -1 if none
 }
@@ -43,6 +44,13 @@ const waitParked = -2
 
 func (t *Task) step(limit int, interrupt func() bool) (Result, error) {
 	var r Result
+	if t.clock != nil {
+		if moved, err := t.turn(); err != nil {
+			return r, err
+		} else if moved {
+			r.Moves++
+		}
+	}
 	for !t.parked() {
 		failed := t.run(&r, limit, interrupt)
 		if failed == nil {
@@ -117,13 +125,21 @@ func (t *Task) run(r *Result, limit int, interrupt func() bool) (failed error) {
 				continue
 			}
 		}
+		if t.through > 0 && again < 0 {
+			if taken, err := t.takeMark(); err != nil {
+				return err
+			} else if taken {
+				r.Moves++
+				continue
+			}
+		}
 		i := again
 		if i >= 0 {
 			t.time(i)
 		} else if ok, _ := t.ready(); !ok {
 			return nil
-		} else {
-			i = t.choose()
+		} else if i = t.choose(); i < 0 {
+			return nil
 		}
 		if t.ahead.graph != nil && t.inputs[i].looked == 0 && i < t.ordinary {
 			t.lookAhead()
@@ -169,7 +185,7 @@ func (t *Task) process(i int) error {
 	}
 	t.open()
 	t.db.SetTime(in.time)
-	if in.time > t.streamTime && i < t.ordinary {
+	if t.clock == nil && in.time > t.streamTime && i < t.ordinary {
 		t.streamTime, t.advancing = in.time, t.events > 0
 		t.db.SetClocks(t.now, t.streamTime)
 	}
@@ -179,6 +195,9 @@ func (t *Task) process(i int) error {
 	t.user = false
 	if err == nil {
 		err = t.emitErr
+	}
+	if err == nil && t.clock != nil && i < t.ordinary {
+		t.observe(i)
 	}
 	return err
 }

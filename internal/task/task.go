@@ -33,6 +33,10 @@ type Config struct {
 	MaxRecordBytes []int
 	// MaxChangelogBytes is the same for every changelog; 0 is no limit.
 	MaxChangelogBytes int
+	// Writers, by source, is the number of tasks that write a topic that brings watermarks (Source.InBand); others are not looked at.
+	Writers []int32
+	// MarkEvery is how many milliseconds at least are between control records that no record gave a reason for.
+	MarkEvery int64
 	// Observer is told of failed records, on the goroutine of Step; may be nil. A record that is replayed fails, and is
 	// reported, again.
 	Observer func(Failure)
@@ -56,8 +60,10 @@ type Task struct {
 	host  *host
 
 	inputs    []input
-	ordinary  int     // inputs that are not broadcast; they come first
-	positions []int64 // what Positions returned
+	through   int         // of inputs, how many are repartition topics
+	clock     *eventClock // nil: stream time
+	ordinary  int         // inputs that are not broadcast; they come first
+	positions []int64     // what Positions returned
 
 	// The record being processed.
 	origin  Origin
@@ -94,6 +100,8 @@ type Task struct {
 	due       timers.Due // the timer being fired
 	retry     retry
 	touched   bool // something besides records was done in the epoch being filled
+	enders    []topology.Ender
+	restored  bool // something was committed before
 
 	enabled map[string]int64 // since when rows expire, as an earlier life said
 	tidied  int64            // when tidy last looked; processing time
@@ -124,6 +132,7 @@ type mark struct {
 	advancing  bool
 	retry      retry
 	fronts     [][]byte // by alarm: Queue.Front
+	clock      *clockMark
 }
 
 // New wires the subtopology and calls every Init. The task starts from s. If it fails nothing is left open; the DB stays
@@ -163,12 +172,22 @@ func newTask(c Config, s Start, w wiring) (*Task, error) {
 			return nil, fmt.Errorf("task %s: input %s/%d is of source %d, which does not exist", c.ID, in.Topic, in.Partition, in.Source)
 		}
 		t.inputs[i] = newInput(in, w.sources[in.Source])
+		if t.inputs[i].through {
+			t.through++
+		}
+	}
+	if t.clock, err = t.newClock(); err != nil {
+		return nil, err
 	}
 	t.host = &host{Context: c.Context, t: t}
+	t.restored = s.StreamTime >= 0 || len(s.State) > 0
 	if t.graph, err = t.wire(); err != nil {
 		return nil, err
 	}
 	t.ahead = newAhead(t.graph)
+	if g, ok := t.graph.(ending); ok {
+		t.enders = g.Enders()
+	}
 	if g, ok := t.graph.(alarmed); ok {
 		t.alarms = g.Alarms()
 		for i := range t.alarms {
@@ -185,7 +204,9 @@ func newTask(c Config, s Start, w wiring) (*Task, error) {
 	if err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
-	t.committed = t.mark()
+	if t.committed, err = t.mark(); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
 	return t, nil
 }
 
@@ -254,6 +275,9 @@ func (t *Task) Wake() int64 {
 	if _, held := t.resumed(); held || t.Starting() {
 		return wake
 	}
+	if t.clock != nil {
+		wake = min(wake, t.wakeClock())
+	}
 	for i := range t.alarms {
 		if q := t.alarms[i].Queue; !q.EventTime() {
 			if at, ok, err := q.Head(); err != nil {
@@ -306,6 +330,8 @@ type host struct {
 }
 
 func (h *host) Rows(name string) (*store.Rows, error) { return h.t.db.Rows(name) }
+
+func (h *host) Restored() bool { return h.t.restored }
 
 func (h *host) TaskID() processor.TaskID { return h.t.c.ID }
 
