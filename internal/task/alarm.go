@@ -128,6 +128,7 @@ func (t *Task) pass() error {
 	}
 	t.savepoint()
 	t.touched = true
+	t.count.Timers++
 	return t.alarms[i].Queue.Remove(t.due.Row)
 }
 

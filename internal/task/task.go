@@ -278,6 +278,9 @@ func (t *Task) Wake() int64 {
 	if t.clock != nil {
 		wake = min(wake, t.wakeClock())
 	}
+	if t.advancing { // an epoch ended before all timers had fired that the clock has reached
+		return min(wake, t.now)
+	}
 	for i := range t.alarms {
 		if q := t.alarms[i].Queue; !q.EventTime() {
 			if at, ok, err := q.Head(); err != nil {
