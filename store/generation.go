@@ -35,6 +35,21 @@ type gens struct {
 	at      []byte // garbage row being swept
 	next    []byte // the first row of it that may be left
 	key     []byte // scratch
+	cursors []*cursor
+}
+
+// cursor is the place of a loop over a list.
+type cursor struct {
+	head  []byte // of the list
+	at    []byte // full key of the element shown; nil outside of the loop
+	stale bool   // the places of the list have been given to other elements since
+}
+
+// renumbered must be called when elements get places that other elements of the list had: loops over it cannot change it any more.
+func (r *Rows) renumbered(collection []byte) {
+	for _, c := range r.gens.cursors {
+		c.stale = c.stale || bytes.Equal(c.head, collection)
+	}
 }
 
 // appendCompact appends v in as many bytes as it needs, after their number: sorted as numbers are, and never the beginning of
@@ -394,6 +409,7 @@ func (r *Rows) listHead(collection []byte) (h listHead, ok bool, err error) {
 // put writes the head, or drops that of an empty list.
 func (h listHead) put(r *Rows, collection []byte) error {
 	if h.len == 0 {
+		r.renumbered(collection)
 		return r.drop(collection)
 	}
 	var buf [1 + 4*binary.MaxVarintLen64]byte

@@ -2,6 +2,7 @@ package store
 
 import (
 	"iter"
+	"slices"
 
 	"github.com/millrace-io/millrace/internal/ordkey"
 	"github.com/millrace-io/millrace/serde"
@@ -169,8 +170,7 @@ func (l ListState[K, V]) Replace(key K, elements []V) error {
 	if err != nil {
 		return err
 	}
-	if h.len != h.next-h.from || h.len >= clearFew+uint64(len(elements)) {
-		// Rows are missing in between, or there are many too many: not to be written over one by one.
+	if h.next-h.from >= clearFew+uint64(len(elements)) { // too many to be taken away one by one
 		if err := s.clear(head, h); err != nil {
 			return err
 		}
@@ -182,6 +182,7 @@ func (l ListState[K, V]) Replace(key K, elements []V) error {
 		}
 		return s.appendEncoded(head, h)
 	}
+	s.rows.renumbered(head)
 	old := h.next
 	h.next, h.len = h.from, 0
 	at := s.parts(head, h.gen)
@@ -212,7 +213,7 @@ func (s *listStore[K, V]) clear(head []byte, h listHead) error {
 	if h.len == 0 {
 		return nil // there is none
 	}
-	if h.len >= clearFew || h.next-h.from > 2*clearFew {
+	if h.len >= clearFew || h.next-h.from >= 2*clearFew {
 		if err := s.rows.discardGen(head, h.gen); err != nil {
 			return err
 		}
@@ -295,12 +296,11 @@ func (l ListState[K, V]) All(key K) *ListScan[K, V] {
 // the loop. It shows the list as it was when the loop began, whatever is done to it meanwhile. Delete and Set change
 // the element that was shown last.
 type ListScan[K, V any] struct {
+	cursor
 	list    *listStore[K, V]
-	head    []byte
 	space   [48]byte
 	reverse bool
 	gen     uint64
-	at      []byte // full key of the element; nil outside of the loop
 	invalid error
 	err     error
 }
@@ -329,8 +329,11 @@ func (c *ListScan[K, V]) Values() iter.Seq[V] {
 		lower := appendCompact(s.part, h.from)[classAt:]
 		upper, _ := ordkey.PrefixEnd(nil, s.part[:at])
 		rows := r.Scan(lower, upper[classAt:], c.reverse)
+		c.stale = false
+		r.gens.cursors = append(r.gens.cursors, &c.cursor)
 		defer func() {
 			c.at = nil
+			r.gens.cursors = slices.DeleteFunc(r.gens.cursors, func(o *cursor) bool { return o == &c.cursor })
 			if err := rows.Close(); c.err == nil {
 				c.err = err
 			}
@@ -353,6 +356,9 @@ func (c *ListScan[K, V]) current() (h listHead, seq uint64, ok bool, err error) 
 	if c.at == nil {
 		return h, 0, false, errNoElement(c.list.rows)
 	}
+	if c.stale {
+		return h, 0, false, nil
+	}
 	if _, _, ok, err = c.list.rows.get(c.at); err != nil || !ok {
 		return h, 0, false, err
 	}
@@ -366,8 +372,8 @@ func (c *ListScan[K, V]) current() (h listHead, seq uint64, ok bool, err error) 
 	return h, seq, err == nil, err
 }
 
-// Delete removes the element that was shown last. If it is gone already nothing happens. Outside of the loop it is an
-// error.
+// Delete removes the element that was shown last. If it is gone already, also by Clear or Replace inside of the loop, nothing
+// happens. Outside of the loop it is an error.
 func (c *ListScan[K, V]) Delete() error {
 	h, seq, ok, err := c.current()
 	if err != nil || !ok {
@@ -377,8 +383,8 @@ func (c *ListScan[K, V]) Delete() error {
 	return h.without(c.list.rows, c.head, seq)
 }
 
-// Set puts another element in the place of the one that was shown last. If that is gone already nothing happens. Outside of the
-// loop it is an error.
+// Set puts another element in the place of the one that was shown last. If that is gone already, also by Clear or Replace inside
+// of the loop, nothing happens. Outside of the loop it is an error.
 func (c *ListScan[K, V]) Set(element V) error {
 	if c.list.isNull(element) {
 		return errNullElement(c.list.rows, "element", 0)

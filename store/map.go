@@ -347,7 +347,7 @@ func (m MapState[K, S, V]) Merge(key K, target []byte, sources ...[]byte) error 
 
 // MapScan is a selection of entries: for sub, v := range scan.Rows() { ... }; then scan.Err(). The iterator lives only inside
 // the loop. It shows the map as it was when the loop began, whatever is done to it meanwhile. Delete and Set change the
-// entry that was shown last.
+// entry with the subkey that was shown last.
 type MapScan[K, S, V any] struct {
 	of      *mapStore[K, S, V]
 	head    []byte
@@ -474,24 +474,29 @@ func (c *MapScan[K, S, V]) rows() iter.Seq2[[]byte, uint16] {
 	}
 }
 
-// current reports whether the entry shown last is still there.
+// current makes at the full key of the entry with the subkey shown last, as the map is now, and reports whether there is one.
 func (c *MapScan[K, S, V]) current() (ok bool, err error) {
 	r := c.of.rows
 	if c.at == nil {
 		return false, errNoElement(r)
 	}
-	if _, _, ok, err = r.get(c.at); err != nil || !ok {
-		return false, err
-	}
 	now, _, err := r.mapGen(c.head)
 	if err != nil {
 		return false, err
 	}
-	gen, _, err := compact(c.at[len(c.head):])
-	return gen == now, err
+	gen, sub, err := compact(c.at[len(c.head):])
+	if err != nil {
+		return false, err
+	}
+	if gen != now { // it was cleared since
+		c.at = append(appendCompact(slices.Clone(c.at[:len(c.head)]), now), sub...)
+	}
+	_, _, ok, err = r.get(c.at)
+	return ok, err
 }
 
-// Delete removes the entry that was shown last. If it is gone already nothing happens. Outside of the loop it is an error.
+// Delete removes the entry with the subkey shown last. If there is none any more nothing happens. Outside of the loop it is
+// an error.
 func (c *MapScan[K, S, V]) Delete() error {
 	ok, err := c.current()
 	if err != nil || !ok {
@@ -502,8 +507,8 @@ func (c *MapScan[K, S, V]) Delete() error {
 	return nil
 }
 
-// Set puts another value into the entry that was shown last. If it is gone already nothing happens. Outside of the loop it is
-// an error.
+// Set puts another value into the entry with the subkey shown last. If there is none any more nothing happens. Outside of the
+// loop it is an error.
 func (c *MapScan[K, S, V]) Set(value V) error {
 	ok, err := c.current()
 	if err != nil || !ok {
