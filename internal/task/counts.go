@@ -1,6 +1,10 @@
 package task
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/millrace-io/millrace/topology"
+)
 
 // Stats are figures of a task since it was made. What was discarded is not counted; what was replayed is counted once.
 type Stats struct {
@@ -9,6 +13,7 @@ type Stats struct {
 	DeadLetters int64
 	Retries     int64  // failures that were followed by another try, or will be
 	Timers      int64  // fired
+	Late        int64  // of Drops, those that came too late
 	Drops       []Drop // by node and reason, in order of first occurrence
 }
 
@@ -42,6 +47,9 @@ func (t *Task) Stats() Stats {
 	for _, d := range t.count.drops {
 		if d.count > 0 {
 			s.Drops = append(s.Drops, Drop{t.nodeName(d.node), d.reason, d.count})
+			if d.reason == topology.ReasonLate {
+				s.Late += d.count
+			}
 		}
 	}
 	return s
