@@ -55,11 +55,17 @@ type Spec[K any] struct {
 
 // New declares a set of timers. Its name is one among the topology's stores and names the changelog.
 func New[K any](name string, key serde.Serde[K], domain Domain) Spec[K] {
-	id := "no serde"
-	if key != nil {
-		id = serde.ID(key)
-	}
-	return Spec[K]{RowsSpec: store.NewRows(name, store.KindTimers, id, domain.String()), key: key, domain: domain}
+	return Spec[K]{RowsSpec: store.NewRows(name, store.KindTimers, keyID(key), domain.String()), key: key, domain: domain}
+}
+
+// keyID names a codec. One that is missing, or a nil pointer, is found by Build.
+func keyID[K any](key serde.Serde[K]) (id string) {
+	defer func() {
+		if recover() != nil {
+			id = serde.ID[K](nil)
+		}
+	}()
+	return serde.ID(key)
 }
 
 // CoalesceTo rounds times up to a multiple of d: many timers of a key that are close together become one. What waits for an exact

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,6 +39,7 @@ func (c *check) all() {
 	c.nodeNames()
 	c.topics()
 	c.stores()
+	c.timers()
 	c.policies()
 	c.cycles()
 	c.clocks()
@@ -195,6 +197,10 @@ func (c *check) stores() {
 				c.wrong.add(n.at, err)
 				continue
 			}
+			if err := store.Usable(s); err != nil {
+				c.wrong.add(n.at, unusable("store", s.Name(), err))
+				continue
+			}
 			k := seen[s.Name()]
 			if k == nil {
 				k = &known{at: n.at, kind: s.Kind(), ids: ids}
@@ -230,6 +236,17 @@ func storeIDs(s store.Spec) (ids string, fail *fault.Error) {
 		return "", none
 	}
 	return s.KeyID() + " -> " + s.ValueID(), nil
+}
+
+// unusable says where a codec is that cannot be used there.
+func unusable(what, name string, err error) *fault.Error {
+	var why *fault.Error
+	if !errors.As(err, &why) {
+		return &fault.Error{Code: "serde/place", Kind: fault.Config, Thing: what, Value: name, Reason: err.Error(), Err: err}
+	}
+	said := *why
+	said.Thing = what + " " + quote(name) + ", " + why.Thing
+	return &said
 }
 
 // noID is what a nil serde is called.

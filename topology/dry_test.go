@@ -10,6 +10,7 @@ import (
 	"github.com/millrace-io/millrace/processor"
 	"github.com/millrace-io/millrace/serde"
 	"github.com/millrace-io/millrace/store"
+	"github.com/millrace-io/millrace/timers"
 	"github.com/millrace-io/millrace/topology"
 )
 
@@ -82,11 +83,55 @@ var dryRuns = map[string]func(b *topology.Builder){
 		topology.AddProcessor("shared", func() processor.Processor[string, int64, string, int64] { return one }, []store.Spec{counts}, src)
 		topology.AddProcessor("panics", func() processor.Processor[string, int64, string, int64] { panic("at once") }, nil, src)
 	},
+	"timers": func(b *topology.Builder) {
+		src := topology.AddSource(b, "", numbers)
+		topology.AddProcessor("fine", newOf[waker](), []store.Spec{timers.New("fine", serde.String(), timers.ProcessingTime)}, src)
+		topology.AddProcessor("none attached", newOf[waker](), nil, src)
+		topology.AddProcessor("no OnTimer", apply(forward), []store.Spec{counts, gaps}, src)
+		topology.AddProcessor("another OnTimer", newOf[deaf](), []store.Spec{timers.New("others", serde.String(), timers.EventTime)}, src)
+		topology.AddProcessor("another key", newOf[waker](), []store.Spec{numbery}, src)
+		topology.AddProcessor("not attached", newOf[late](), nil, src)
+		topology.AddNode(topology.NodeSpec{Kind: "verb", Stores: []store.Spec{timers.New("verbs", serde.String(), timers.EventTime)}},
+			func(s *topology.Stage[string, int64]) (func(*processor.Record[string, int64]) error, error) {
+				return s.Next(), nil
+			}, src)
+	},
 	"init": func(b *topology.Builder) {
 		src := topology.AddSource(b, "", numbers)
 		topology.AddProcessor("panics", func() processor.Processor[string, int64, string, int64] { return &panicker{} }, nil, src)
 		topology.AddProcessor("fails", func() processor.Processor[string, int64, string, int64] { return &failing{} }, nil, src)
 	},
+}
+
+// waker has timers, and perhaps the wrong OnTimer for them.
+type waker struct{ keeper }
+
+func (*waker) Init(processor.InitContext) error { return nil }
+
+func (*waker) OnTimer(numberContext, timers.Fired[string]) error { return nil }
+
+type deaf struct{ waker }
+
+func (*deaf) OnTimer(numberContext, timers.Fired[int64]) error { return nil }
+
+// late opens timers that were not attached.
+type late struct{ waker }
+
+func (*late) Init(ctx processor.InitContext) error {
+	_, err := gaps.In(ctx)
+	return err
+}
+
+var (
+	gaps    = timers.New("gaps", serde.String(), timers.EventTime)
+	numbery = timers.New("by-number", serde.Int64(), timers.EventTime)
+)
+
+func newOf[P any, PP interface {
+	*P
+	processor.Processor[string, int64, string, int64]
+}]() func() processor.Processor[string, int64, string, int64] {
+	return func() processor.Processor[string, int64, string, int64] { return PP(new(P)) }
 }
 
 func TestDryRun(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"github.com/millrace-io/millrace/processor"
 	"github.com/millrace-io/millrace/serde"
 	"github.com/millrace-io/millrace/store"
+	"github.com/millrace-io/millrace/timers"
 	"github.com/millrace-io/millrace/topology"
 )
 
@@ -55,6 +56,17 @@ var mistakes = map[string]func(b *topology.Builder){
 	"zero-node-beside-another": func(b *topology.Builder) {
 		src := topology.AddSource(b, "", numbers)
 		topology.AddSink("", results, topology.Node[string, int64]{}, src)
+	},
+	"timers": func(b *topology.Builder) {
+		src := topology.AddSource(b, "", numbers)
+		topology.AddProcessor("a", newOf[waker](), []store.Spec{gaps}, src)
+		topology.AddProcessor("b", newOf[waker](), []store.Spec{gaps}, src)
+		topology.AddProcessor("c", newOf[waker](), []store.Spec{numbery, numbery}, src)
+		topology.AddProcessor("d", newOf[waker](), []store.Spec{timers.New("hours", serde.String(), 7)}, src)
+		topology.AddProcessor("e", newOf[waker](), []store.Spec{timers.New("rounded", serde.String(), timers.EventTime).CoalesceTo(-time.Second)}, src)
+		topology.AddProcessor("f", newOf[waker](), []store.Spec{counts, timers.New("counts", serde.String(), timers.EventTime)}, src)
+		topology.AddProcessor("g", newOf[waker](), []store.Spec{timers.New[string]("no-codec", nil, timers.EventTime)}, src)
+		topology.AddProcessor("h", newOf[waker](), []store.Spec{timers.New("", serde.String(), timers.EventTime)}, src)
 	},
 	"retry": func(b *topology.Builder) {
 		src := topology.AddSource(b, "", numbers)

@@ -196,6 +196,9 @@ func AddNode[KI, VI, KO, VO any](s NodeSpec, wire func(*Stage[KO, VO]) (func(*pr
 		if err != nil {
 			return nil, err
 		}
+		if err := w.unheard(local); err != nil {
+			return nil, err
+		}
 		if f := aheadOf[KI](w, local, s.KeepsKey); f != nil {
 			w.ahead[local] = f
 		}
@@ -241,6 +244,14 @@ func checkCodecs[K, V any](b *Builder, at place, t Topic[K, V]) {
 		if c.missing {
 			b.refuseAt(at, &fault.Error{Code: "topic/no-serde", Thing: "topic " + quote(t.ref.Name) + ", " + c.what,
 				Reason: "has no serde", Remedy: "declare the topic with a serde for its " + c.what})
+		}
+	}
+	if missing(t.key) || missing(t.value) {
+		return
+	}
+	for _, err := range []error{serde.Usable(t.key, serde.TopicKey), serde.Usable(t.value, serde.TopicValue)} {
+		if err != nil {
+			b.refuseAt(at, unusable("topic", t.ref.Name, err))
 		}
 	}
 }
