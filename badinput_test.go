@@ -77,6 +77,10 @@ func TestBadConfiguration(t *testing.T) {
 		{"memory limit too small", "app", append(good, millrace.MemoryLimit(1<<20))},
 		{"dead letter topic", "app", append(good, millrace.OnError(processor.DeadLetter("no good")))},
 		{"retry", "app", append(good, millrace.OnError(processor.Retry(0, time.Second, processor.Skip())))},
+		{"commit bounds", "app", append(good, millrace.CommitRecords(-1), millrace.CommitBytes(-2))},
+		{"pause between commits", "app", append(good, millrace.MinCommitPause(30*time.Second))},
+		{"pause between commits negative", "app", append(good, millrace.MinCommitPause(-time.Second))},
+		{"aborts negative", "app", append(good, millrace.MaxConsecutiveAborts(-1))},
 		{"everything", "a b", []millrace.Option{millrace.CommitInterval(0), millrace.SessionTimeout(-1), millrace.ShutdownTimeout(0)}},
 	}
 	var b strings.Builder

@@ -124,6 +124,32 @@ func CommitInterval(d time.Duration) Option {
 	return option(func(c *runtime.Config) { c.CommitInterval = d })
 }
 
+// CommitRecords bounds an epoch by the records in it: with n of them it is committed before its interval is over. Default 0: no bound.
+func CommitRecords(n int) Option {
+	return option(func(c *runtime.Config) { c.CommitRecords = int64(n) })
+}
+
+// CommitBytes bounds an epoch by the state and the outputs that it holds in memory: with about so many bytes a worker commits before
+// the interval is over. Default 0: no bound but the share that MemoryLimit leaves for it.
+func CommitBytes(n int64) Option {
+	return option(func(c *runtime.Config) { c.CommitBytes = n })
+}
+
+// MinCommitPause is the least time between the end of a worker's commit and the beginning of the next one that only the commit
+// interval asks for. It spares brokers that take long to commit. A bound (CommitRecords, CommitBytes, memory, half of the transaction
+// timeout) and a task that has to go do not wait for it. Default 0. It must be below half of the transaction timeout.
+func MinCommitPause(d time.Duration) Option {
+	return option(func(c *runtime.Config) { c.MinCommitPause = d })
+}
+
+// MaxConsecutiveAborts ends the instance when n epochs of a worker in a row were aborted: Run then returns an *Error
+// "txn/too-many-aborts" that wraps the last cause. Epochs that were aborted because a task had to go do not count, nor do those that
+// find out which record the brokers refuse. Default 0: an aborted epoch is tried again for ever, with pauses of up to 10 s, and shows
+// in hooks and metrics.
+func MaxConsecutiveAborts(n int) Option {
+	return option(func(c *runtime.Config) { c.MaxAborts = n })
+}
+
 // Pipelining is whether a worker goes on with the next records while what it did is being committed, through a second
 // transactional producer. Default true. Without it a worker stands still for each commit, holds one set of produce buffers
 // instead of two, and gives the same results.

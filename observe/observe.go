@@ -74,7 +74,7 @@ type Commit struct {
 	Open          time.Duration // from begin to commit decision
 	Took          time.Duration // from seal to the answer
 	Stood         time.Duration // of it, and to apply it, how long no record was stepped although there may have been some
-	// Reason is one of "interval", "half-timeout", "bytes", "retained", "refused record", "failed record", and, when a task has to go,
+	// Reason is one of "interval", "half-timeout", "records", "bytes", "retained", "refused record", "failed record", and, when a task has to go,
 	// "revoked", "lost", "closing", "membership broken", "membership over".
 	Reason string
 }

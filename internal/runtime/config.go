@@ -41,7 +41,11 @@ type Config struct {
 
 	Guarantee          txn.Guarantee
 	CommitInterval     time.Duration
-	Pipelining         bool // fill an epoch while the one before it is committed
+	CommitRecords      int64         // an epoch's, at most; 0: no bound
+	CommitBytes        int64         // uncommitted, at most about; 0: no bound but the memory's
+	MinCommitPause     time.Duration // between the end of a commit and the next that only the interval asks for
+	MaxAborts          int           // consecutive, that end the instance; 0: none do
+	Pipelining         bool          // fill an epoch while the one before it is committed
 	TransactionTimeout time.Duration
 	SessionTimeout     time.Duration
 	HeartbeatInterval  time.Duration

@@ -100,10 +100,13 @@ func (w *worker) mayOvertake() bool {
 		return true
 	case !w.rt.cfg.Pipelining || f.unknown.Load() || w.aborts > 0 || w.narrow > 0:
 		return false
-	case w.epoch != nil && (w.epoch.waiting() >= waitingMax || time.Since(w.epoch.began) >= w.longest()):
+	case w.epoch != nil && (w.epoch.waiting() >= waitingMax || w.bound(w.epoch) || time.Since(w.epoch.began) >= w.longest()):
 		return false
 	}
 	overlay, replay := w.uncommitted()
+	if most := w.rt.cfg.CommitBytes; most > 0 && overlay >= 2*most { // its own share, and that of the one on its way
+		return false
+	}
 	return overlay < w.rt.budget.overlay && replay < w.rt.budget.retained/2
 }
 
@@ -176,7 +179,8 @@ func (w *worker) committed(f *flight) {
 	if !chaos.Has(chaos.ApplyBeforeCommit) || e.txn == nil {
 		failed = w.apply(f)
 	}
-	w.aborts, w.notBefore = 0, time.Time{}
+	w.aborts, w.failures, w.notBefore = 0, 0, time.Time{}
+	w.ended = time.Now()
 	if w.narrow *= 2; w.narrow > stepRecords {
 		w.narrow = 0
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -63,6 +64,7 @@ func (w *worker) undo(e *epoch, reason error, failures []txn.Failure) {
 	progress := w.condemn(e, failures)
 	w.judge(e, reason, failures)
 	w.aborts++
+	w.tolerate(reason, progress)
 	backoff := min(backoffMin<<min(w.aborts-1, 10), backoffMax)
 	if w.aborts == 1 || progress {
 		backoff = 0 // the usual reason is a rebalance; a second abort in a row is not usual
@@ -74,6 +76,27 @@ func (w *worker) undo(e *epoch, reason error, failures []txn.Failure) {
 		w.endEpoch(e)
 	}
 	w.next = w.number(e.slot) // its Begin ends what the abort may have left open
+}
+
+// tolerate stops the application when too many epochs in a row were aborted. Those that had to go, and those that narrow down which
+// record was refused, say nothing about the cluster.
+func (w *worker) tolerate(reason error, progress bool) {
+	most := w.rt.cfg.MaxAborts
+	if most == 0 || progress {
+		return
+	}
+	switch abortKind(reason) {
+	case abortReleased, abortNotOwned, abortClosing:
+		return
+	}
+	if w.failures++; w.failures < most {
+		return
+	}
+	w.rt.fail(&fault.Error{
+		Code: "txn/too-many-aborts", Kind: fault.Cluster, Thing: "worker", Value: strconv.Itoa(w.id),
+		Reason: fmt.Sprintf("%d epochs in a row were aborted, as many as MaxConsecutiveAborts allows", w.failures),
+		Remedy: "the last cause says what to look at; nothing was lost, and a start goes on from the last commit", Err: reason,
+	})
 }
 
 // judge stops the application where trying again cannot help.

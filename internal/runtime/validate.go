@@ -84,6 +84,17 @@ func (c *Config) Validate() error {
 	if txn && c.TransactionTimeout > 1<<31*time.Millisecond {
 		bad("config/transaction-timeout", "transaction timeout", c.TransactionTimeout.String(), "does not fit Kafka's 32 bits of milliseconds", "use less than 24 days")
 	}
+	if c.MinCommitPause < 0 || txn && c.MinCommitPause >= c.TransactionTimeout/2 {
+		bad("config/min-commit-pause", "least pause between commits", c.MinCommitPause.String(),
+			fmt.Sprintf("must not be negative, and be below half of the transaction timeout (%s)", c.TransactionTimeout), "leave it out for none")
+	}
+	if c.CommitRecords < 0 || c.CommitBytes < 0 {
+		bad("config/commit-bounds", "bound of an epoch", fmt.Sprintf("%d records, %d bytes", c.CommitRecords, c.CommitBytes), "must not be negative",
+			"leave it out for none")
+	}
+	if c.MaxAborts < 0 {
+		bad("config/max-aborts", "consecutive aborts", fmt.Sprint(c.MaxAborts), "must not be negative", "leave it out to try again for ever")
+	}
 	session := positive("config/session-timeout", "session timeout", c.SessionTimeout)
 	heartbeat := positive("config/heartbeat-interval", "heartbeat interval", c.HeartbeatInterval)
 	if session && heartbeat && c.HeartbeatInterval > c.SessionTimeout/3 {

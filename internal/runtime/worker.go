@@ -51,6 +51,8 @@ type worker struct {
 	looseAt  time.Time     // when to try again to end what an abort left open
 
 	aborts    int       // consecutive
+	failures  int       // of them, those that count for MaxConsecutiveAborts
+	ended     time.Time // the last commit
 	notBefore time.Time // of the next step, after aborts
 	outbox    int32     // where null-key outputs go next
 	narrow    int64     // records an epoch may have while a refused one is looked for; 0: any number
@@ -263,6 +265,9 @@ func (w *worker) stepTask(run *taskRun) (records int, ok bool) {
 	if w.narrow > 0 {
 		limit = min(limit, w.narrow-w.epoch.records)
 	}
+	if most := w.rt.cfg.CommitRecords; most > 0 {
+		limit = min(limit, most-w.epoch.records)
+	}
 	w.beat.enter(run)
 	res, err := run.task.Step(int(limit), w.interrupted)
 	w.beat.leave()
@@ -311,19 +316,26 @@ func (w *worker) due() string {
 	switch {
 	case age >= w.rt.cfg.TransactionTimeout/2:
 		return "half-timeout"
-	case age >= w.rt.cfg.CommitInterval:
+	case age >= w.rt.cfg.CommitInterval && time.Since(w.ended) >= w.rt.cfg.MinCommitPause:
 		return "interval"
+	case w.bound(e):
+		return "records"
 	case w.narrow > 0 && e.records >= w.narrow:
 		return "refused record"
 	}
 	overlay, replay := w.uncommitted()
 	switch {
-	case overlay >= w.rt.budget.early(w.rt.budget.overlay):
+	case overlay >= w.rt.budget.early(w.rt.budget.overlay), w.rt.cfg.CommitBytes > 0 && overlay >= w.rt.cfg.CommitBytes:
 		return "bytes"
 	case replay >= w.rt.budget.early(w.rt.budget.retained/2):
 		return "retained"
 	}
 	return ""
+}
+
+// bound reports whether an epoch has as many records as one may have.
+func (w *worker) bound(e *epoch) bool {
+	return w.rt.cfg.CommitRecords > 0 && e.records >= w.rt.cfg.CommitRecords
 }
 
 // uncommitted is the state and outputs, and the records kept for replay, of everything that is not committed.
@@ -342,7 +354,7 @@ func (w *worker) uncommitted() (overlay, replay int64) {
 func (w *worker) patience(now time.Time) time.Duration {
 	d := time.Second
 	if w.epoch != nil && w.flight == nil {
-		d = min(d, w.rt.cfg.CommitInterval-now.Sub(w.epoch.began))
+		d = min(d, max(w.rt.cfg.CommitInterval-now.Sub(w.epoch.began), w.rt.cfg.MinCommitPause-now.Sub(w.ended)))
 	}
 	if !w.standing {
 		wall := w.rt.cfg.Clock.Now().UnixMilli()
