@@ -163,6 +163,8 @@ func FuzzParse(f *testing.F) {
 			}
 			_ = changelog.ApplyRegistryForTest("registry/topic/x", row)
 			_ = changelog.ApplyRegistryForTest("registry/owner/store/x", row)
+			_ = changelog.ApplyRegistryForTest("registry/store/x", row)
+			_ = changelog.ApplyRegistryForTest("registry/value/x/1", row)
 		}
 	})
 }

@@ -10,7 +10,7 @@ func SealForTest(b []byte) []byte { return seal(b, 0) }
 
 // ApplyRegistryForTest decodes one registry record.
 func ApplyRegistryForTest(key string, value []byte) error {
-	g := Registry{topics: map[string][16]byte{}, owners: map[string]ownerRecord{}}
+	g := newRegistry()
 	return g.apply(key, value)
 }
 
@@ -43,3 +43,6 @@ func (r *Restorer) ReservedForTest() int64 {
 	}
 	return <-held
 }
+
+// ClipIDForTest is how a codec's id is written.
+func ClipIDForTest(id string) string { return clipID(id) }

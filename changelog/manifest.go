@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/internal/fault"
+	"github.com/millrace-io/millrace/serde"
 	"github.com/millrace-io/millrace/store"
 )
 
@@ -45,12 +46,44 @@ type Manifest struct {
 
 // ManifestStore is a store whose rows are, or were, in the database.
 type ManifestStore struct {
-	Name    string     `json:"name"`
-	Kind    store.Kind `json:"kind"`
-	Key     string     `json:"key"`   // serde ids
-	Value   string     `json:"value"` // of what the rows hold
-	Prefix  uint16     `json:"prefix"`
-	Retired bool       `json:"retired,omitempty"` // not in the topology any more; its rows may still be there
+	Name  string     `json:"name"`
+	Kind  store.Kind `json:"kind"`
+	Key   string     `json:"key"`   // serde ids
+	Value string     `json:"value"` // of the newest rows
+	// Version is that of Value; left out it is 1. Older are the forms that rows were written in before, oldest first.
+	Version uint16         `json:"version,omitempty"`
+	Older   []ManifestForm `json:"older,omitempty"`
+	Prefix  uint16         `json:"prefix"`
+	Retired bool           `json:"retired,omitempty"` // not in the topology any more; its rows may still be there
+}
+
+// ManifestForm is one way in which the values of a store were written.
+type ManifestForm struct {
+	Version uint16 `json:"version"`
+	Value   string `json:"value"`
+}
+
+// forms lists every form that rows of the store may have, oldest first.
+func (s *ManifestStore) forms() []serde.Form {
+	forms := make([]serde.Form, 0, len(s.Older)+1)
+	for _, f := range s.Older {
+		forms = append(forms, serde.Form{Version: f.Version, ID: f.Value})
+	}
+	return append(forms, serde.Form{Version: max(1, s.Version), ID: s.Value})
+}
+
+// write makes f the form of the newest rows, if it is newer than what there is.
+func (s *ManifestStore) write(f serde.Form) {
+	forms := addForm(s.forms(), f)
+	s.Older = nil
+	for _, old := range forms[:len(forms)-1] {
+		s.Older = append(s.Older, ManifestForm{old.Version, old.ID})
+	}
+	last := forms[len(forms)-1]
+	s.Value = last.ID
+	if s.Version = last.Version; s.Version == 1 {
+		s.Version = 0
+	}
 }
 
 // ManifestTopic is an input or changelog of the task.
@@ -142,7 +175,8 @@ func (m *Manifest) check(path string, want *Identity) error {
 	}
 	for _, s := range want.Stores {
 		// A retired store of that name counts too: its changelog holds rows of that kind and those codecs.
-		for _, old := range m.Stores {
+		for i := len(m.Stores) - 1; i >= 0; i-- { // the newest one of that name has all forms
+			old := &m.Stores[i]
 			if old.Name != s.Name() {
 				continue
 			}
@@ -156,9 +190,12 @@ func (m *Manifest) check(path string, want *Identity) error {
 				errs = append(errs, manifestError("manifest/serde", "key of "+thing, old.Key,
 					"the rows are in this codec, the topology now says "+strconv.Quote(s.KeyID()), remedy, nil))
 			}
-			if old.Value != s.ValueID() {
-				errs = append(errs, manifestError("manifest/serde", "value of "+thing, old.Value,
-					"the rows are in this codec, the topology now says "+strconv.Quote(s.ValueID()), remedy, nil))
+			for _, p := range compareForms(old.forms(), store.Forms(s)) {
+				e := manifestError("manifest/serde", "value of "+thing, p.found, p.reason, p.remedy, nil)
+				if p.back {
+					e.Code = "manifest/value-version"
+				}
+				errs = append(errs, e)
 			}
 			break
 		}
@@ -190,7 +227,8 @@ func (m *Manifest) update(path string, want *Identity) error {
 		m.Stores[i].Retired = m.Stores[i].Retired || !slices.ContainsFunc(want.Stores, func(s store.Spec) bool { return s.Name() == m.Stores[i].Name })
 	}
 	for _, s := range want.Stores {
-		if m.live(s.Name()) >= 0 {
+		if i := m.live(s.Name()); i >= 0 {
+			m.Stores[i].write(writes(s))
 			continue
 		}
 		if m.NextPrefix == 0 {
@@ -199,7 +237,20 @@ func (m *Manifest) update(path string, want *Identity) error {
 		}
 		// A store that comes back after it was retired gets a new prefix too: its old rows were left alone while other
 		// instances may have gone on deleting.
-		m.Stores = append(m.Stores, ManifestStore{Name: s.Name(), Kind: s.Kind(), Key: s.KeyID(), Value: s.ValueID(), Prefix: m.NextPrefix})
+		// In the changelog they still are, so the forms that they have stay known.
+		added := ManifestStore{Name: s.Name(), Kind: s.Kind(), Key: s.KeyID(), Prefix: m.NextPrefix}
+		if f := writes(s); f.Version > 1 {
+			added.Version = f.Version
+		}
+		added.Value = writes(s).ID
+		for _, old := range m.Stores {
+			if old.Name == s.Name() {
+				for _, f := range old.forms() {
+					added.write(f)
+				}
+			}
+		}
+		m.Stores = append(m.Stores, added)
 		m.NextPrefix++
 	}
 	m.Topics = m.Topics[:0]
@@ -285,6 +336,13 @@ func (m *Manifest) sane() error {
 			return fmt.Errorf("store %q is there twice", s.Name)
 		}
 		live[s.Name] = live[s.Name] || !s.Retired
+		last := uint16(0)
+		for _, f := range s.forms() {
+			if f.Version <= last {
+				return fmt.Errorf("version %d of store %q", f.Version, s.Name)
+			}
+			last = f.Version
+		}
 	}
 	for _, t := range m.Topics {
 		if id, err := hex.DecodeString(t.ID); err != nil || len(id) != 0 && len(id) != 16 {

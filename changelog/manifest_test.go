@@ -149,7 +149,7 @@ func TestManifestRefuses(t *testing.T) {
 		{name: "changed serde of a store that was retired", code: "manifest/serde", want: func(id *changelog.Identity) {
 			id.Stores[1] = store.KeyValue("old", serde.String(), serde.String())
 		}},
-		{name: "changed kind", code: "manifest/store-kind", says: []string{`"7"`, "kind 1"}, tamper: remake(func(m map[string]any) {
+		{name: "changed kind", code: "manifest/store-kind", says: []string{`"timers"`, "key-value"}, tamper: remake(func(m map[string]any) {
 			m["stores"].([]any)[0].(map[string]any)["kind"] = 7
 		})},
 		{name: "recreated topic", code: "topic/recreated", says: []string{"lines", idText([16]byte{1, 1}), idText([16]byte{9})}, want: func(id *changelog.Identity) { id.Topics[0].ID = [16]byte{9} }},

@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/millrace-io/millrace/internal/fault"
+	"github.com/millrace-io/millrace/serde"
 	"github.com/millrace-io/millrace/store"
 )
 
@@ -22,6 +25,21 @@ type Registry struct {
 	topics map[string][16]byte
 	owners map[string]ownerRecord // by "store/<name>" and "source/<topic>"
 	seq    uint64                 // the greatest number of a name
+	stores map[string]storeRecord // by name
+	values map[string][]serde.Form
+}
+
+// storeRecord is what never changes about a store.
+type storeRecord struct {
+	kind store.Kind
+	key  string // id of the key's codec
+}
+
+func newRegistry() *Registry {
+	return &Registry{
+		topics: map[string][16]byte{}, owners: map[string]ownerRecord{},
+		stores: map[string]storeRecord{}, values: map[string][]serde.Form{},
+	}
 }
 
 // ownerRecord says to which subtopology a store or source belongs. Names are numbered in the order they were first used.
@@ -35,6 +53,8 @@ type Members struct {
 	Name    string   // what it would be called if it were new
 	Stores  []string // names
 	Sources []string // topics, as in Kafka
+	// Specs are the stores, of which kinds and codecs are remembered.
+	Specs []store.Spec
 }
 
 // Named is the name a subtopology keeps.
@@ -49,10 +69,12 @@ const (
 	registryPrefix = "registry/"
 	registryTopic  = registryPrefix + "topic/"
 	registryOwner  = registryPrefix + "owner/"
+	registryStore  = registryPrefix + "store/"
+	registryValue  = registryPrefix + "value/" // <store>/<version>
 )
 
-// Register reads the registry, checks the application's topics against it, finds the names of its subtopologies, and
-// writes down what is new, before anything is used. topics are the changelogs, repartition topics and the tasks topic, as
+// Register reads the registry, checks the application's topics and the codecs of its stores against it, finds the names of its
+// subtopologies, and writes down what is new, before anything is used. topics are the changelogs, repartition topics and the tasks topic, as
 // EnsureTopics returned them; tasks is the last one again. The names come back in the order of members. Instances that start
 // together write the same. Refusals are *fault.Error values, joined.
 func Register(ctx context.Context, r *Restorer, tasks Topic, topics []Topic, members []Members) ([]Named, error) {
@@ -66,14 +88,14 @@ func Register(ctx context.Context, r *Restorer, tasks Topic, topics []Topic, mem
 	if err != nil {
 		return nil, err
 	}
-	if err := g.checkTopics(topics, used); err != nil {
+	if err := errors.Join(g.checkTopics(topics, used), g.checkStores(members)); err != nil {
 		return nil, err
 	}
 	named, err := g.names(members)
 	if err != nil {
 		return nil, err
 	}
-	records := g.additions(topics, members, named)
+	records := append(g.additions(topics, members, named), g.storeAdditions(members)...)
 	now := time.Now()
 	for i := range records {
 		records[i].Topic, records[i].Partition, records[i].Timestamp = tasks.Name, 0, now
@@ -117,7 +139,7 @@ func readRegistry(ctx context.Context, r *Restorer, tasks Topic) (*Registry, err
 	if err != nil {
 		return nil, err
 	}
-	g := &Registry{topics: map[string][16]byte{}, owners: map[string]ownerRecord{}}
+	g := newRegistry()
 	res := <-r.Add(ctx, Request{
 		Task: fmt.Sprintf("<%s registry %d>", tasks.Name, taskReads.Add(1)), Target: registryTarget{g},
 		Parts: []Part{{Topic: tasks.Name, ID: tasks.ID, From: -1, End: ends[tp].End, uncommitted: true}},
@@ -140,7 +162,7 @@ func (t registryTarget) Apply(_ int, rows []store.Mutation, _ int64) error {
 }
 
 func (t registryTarget) Rebuild(error) error {
-	*t.g = Registry{topics: map[string][16]byte{}, owners: map[string]ownerRecord{}}
+	*t.g = *newRegistry()
 	return nil
 }
 
@@ -150,6 +172,14 @@ func (t registryTarget) Finish() error { return nil }
 func (g *Registry) apply(key string, value []byte) error {
 	topic, isTopic := strings.CutPrefix(key, registryTopic)
 	owner, isOwner := strings.CutPrefix(key, registryOwner)
+	name, isStore := strings.CutPrefix(key, registryStore)
+	of, isValue := strings.CutPrefix(key, registryValue)
+	switch {
+	case isStore:
+		return g.applyCodec(key, name, "", value)
+	case isValue:
+		return g.applyCodec(key, "", of, value)
+	}
 	if !isTopic && !isOwner {
 		return nil // a task's, or of a newer version that knows more
 	}
@@ -179,6 +209,111 @@ func (g *Registry) apply(key string, value []byte) error {
 	g.owners[owner] = o
 	g.seq = max(g.seq, o.seq)
 	return nil
+}
+
+// applyCodec takes a record about a store: of the store called name, or, if that is empty, of a form of its values.
+func (g *Registry) applyCodec(key, name, of string, value []byte) error {
+	var version uint64
+	if name == "" {
+		slash := strings.LastIndexByte(of, '/')
+		var err error
+		if version, err = strconv.ParseUint(of[slash+1:], 10, 16); err != nil || slash <= 0 || version == 0 {
+			return damaged("registry record "+key, of, "its key names no store and version")
+		}
+		of = of[:slash]
+		g.values[of] = slices.DeleteFunc(g.values[of], func(f serde.Form) bool { return f.Version == uint16(version) })
+	}
+	if value == nil {
+		if name != "" {
+			delete(g.stores, name)
+		}
+		return nil
+	}
+	r, err := open(value, kindRegistry, "registry record "+key)
+	if err != nil {
+		return err
+	}
+	if name != "" {
+		kind := r.uvarint("kind")
+		if kind > math.MaxUint8 {
+			r.fail("kind")
+		}
+		s := storeRecord{store.Kind(kind), r.string("key codec", idBytesMax)}
+		if err := r.done(); err != nil {
+			return err
+		}
+		g.stores[name] = s
+		return nil
+	}
+	f := serde.Form{Version: uint16(version), ID: r.string("value codec", idBytesMax)}
+	if err := r.done(); err != nil {
+		return err
+	}
+	g.values[of] = addForm(g.values[of], f)
+	return nil
+}
+
+func appendStoreRecord(dst []byte, s storeRecord) []byte {
+	from := len(dst)
+	dst = append(dst, kindRegistry, codecVersion)
+	dst = binary.AppendUvarint(dst, uint64(s.kind))
+	dst = appendString(dst, s.key)
+	return seal(dst, from)
+}
+
+func appendValueRecord(dst []byte, id string) []byte {
+	from := len(dst)
+	dst = append(dst, kindRegistry, codecVersion)
+	dst = appendString(dst, id)
+	return seal(dst, from)
+}
+
+func recordOf(s store.Spec) storeRecord { return storeRecord{s.Kind(), clipID(s.KeyID())} }
+
+// checkStores refuses stores whose rows in the changelog mean something else than the topology says, before any of them is
+// read: a disk may be new, and know nothing.
+func (g *Registry) checkStores(members []Members) error {
+	var errs []error
+	refuse := func(code, thing, name, found, reason, remedy string) {
+		errs = append(errs, &fault.Error{Code: code, Kind: fault.State, Thing: thing + " of store " + strconv.Quote(name), Value: found, Reason: reason, Remedy: remedy})
+	}
+	const remedy = "change it back, or give the changed store a new name; `millrace reset` empties the old one"
+	for _, m := range members {
+		for _, s := range m.Specs {
+			if was, known := g.stores[s.Name()]; known {
+				if now := recordOf(s); was.kind != now.kind {
+					refuse("registry/store-kind", "kind", s.Name(), was.kind.String(), "the topology now says "+now.kind.String(), remedy)
+				} else if was.key != now.key {
+					refuse("registry/serde", "key", s.Name(), was.key, "the changelog is in this codec, the topology now says "+strconv.Quote(s.KeyID()), remedy)
+				}
+			}
+			for _, p := range compareForms(g.values[s.Name()], store.Forms(s)) {
+				code := "registry/serde"
+				if p.back {
+					code = "registry/value-version"
+				}
+				refuse(code, "value", s.Name(), p.found, p.reason, p.remedy)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// storeAdditions are the records about stores that are not there yet.
+func (g *Registry) storeAdditions(members []Members) (records []kgo.Record) {
+	for _, m := range members {
+		for _, s := range m.Specs {
+			if _, known := g.stores[s.Name()]; !known {
+				records = append(records, kgo.Record{Key: []byte(registryStore + s.Name()), Value: appendStoreRecord(nil, recordOf(s))})
+			}
+			f := writes(s)
+			if !slices.ContainsFunc(g.values[s.Name()], func(w serde.Form) bool { return w.Version == f.Version }) {
+				key := registryValue + s.Name() + "/" + strconv.Itoa(int(f.Version))
+				records = append(records, kgo.Record{Key: []byte(key), Value: appendValueRecord(nil, clipID(f.ID))})
+			}
+		}
+	}
+	return records
 }
 
 func appendTopicRecord(dst []byte, id [16]byte) []byte {

@@ -19,7 +19,7 @@ type Aggregator[In, Acc, Out any] struct {
 
 // Aggregating declares a store with one accumulator per key, and per key and namespace.
 func Aggregating[K, In, Acc, Out any](name string, key serde.Serde[K], acc serde.Serde[Acc], a Aggregator[In, Acc, Out], opts ...Option) AggregatingSpec[K, In, Acc, Out] {
-	return AggregatingSpec[K, In, Acc, Out]{name, key, acc, a, keyedOptions(key, opts)}
+	return AggregatingSpec[K, In, Acc, Out]{name, key, acc, a, keyedOptions(key, acc, opts)}
 }
 
 // AggregatingSpec declares an Aggregating store.

@@ -14,7 +14,7 @@ import (
 // entries at once, those of others some time after the epoch that wrote them was committed, and those of one owner
 // never in another order than they were written. There is no common cut over owners.
 func Global[V any](name string, value serde.Serde[V]) GlobalSpec[V] {
-	return GlobalSpec[V]{name: name, value: value}
+	return GlobalSpec[V]{name, value, options{codecs: publishedCodec[V]{value}}}
 }
 
 // GlobalSpec declares global state.
@@ -42,8 +42,13 @@ const (
 	GlobalNameBytesMax = 1000
 )
 
-// globalFormat is the first byte of a value in the store's topic (docs/format/global-topic.md).
-const globalFormat = 1
+// A value in the store's topic begins with its format and with whether there is an entry (docs/format/global-topic.md). A deleted
+// entry is no tombstone: that would be gone when a task that was away for long comes to it.
+const (
+	globalFormat = 1
+	globalGone   = 0
+	globalThere  = 1
+)
 
 // GlobalSource is a Source that global state can be written through.
 type GlobalSource interface {
@@ -132,7 +137,7 @@ func (s *GlobalState[V]) Put(name string, value V) error {
 	if err := s.rows.Put(s.at(s.owner, name), raw, s.rows.db.time); err != nil {
 		return err
 	}
-	s.wire = append(append(s.wire[:0], globalFormat), raw...)
+	s.wire = append(append(s.wire[:0], globalFormat, globalThere), raw...)
 	return s.publish(s.at(s.owner, name), s.wire, s.rows.db.time)
 }
 
@@ -147,7 +152,8 @@ func (s *GlobalState[V]) Delete(name string) error {
 	if err := s.rows.Delete(s.at(s.owner, name)); err != nil {
 		return err
 	}
-	return s.publish(s.at(s.owner, name), nil, s.rows.db.time)
+	s.wire = append(s.wire[:0], globalFormat, globalGone)
+	return s.publish(s.at(s.owner, name), s.wire, s.rows.db.time)
 }
 
 func (s *GlobalState[V]) writable(name string) error {
@@ -190,10 +196,10 @@ func ApplyGlobal(rows *Rows, owner int32, key, value []byte, time int64) error {
 		return fmt.Errorf("an entry of global store %s has a key of %d bytes", rows.name, len(key))
 	case int32(binary.BigEndian.Uint32(key)) == owner:
 		return nil
-	case value == nil:
-		return rows.Delete(key)
-	case len(value) == 0 || value[0] != globalFormat:
+	case len(value) < 2 || value[0] != globalFormat || value[1] > globalThere:
 		return fmt.Errorf("an entry of global store %s has a format that this version does not know", rows.name)
+	case value[1] == globalGone:
+		return rows.Delete(key)
 	}
-	return rows.Put(key, value[1:], time)
+	return rows.Put(key, value[2:], time)
 }

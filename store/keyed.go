@@ -54,9 +54,9 @@ type keyed[K any] struct {
 }
 
 // keyedOptions are the options of a keyed store's declaration.
-func keyedOptions[K any](key serde.Serde[K], opts []Option) options {
+func keyedOptions[K, V any](key serde.Serde[K], value serde.Serde[V], opts []Option) options {
 	o := makeOptions(opts)
-	o.width = serde.Width(key)
+	o.width, o.codecs = serde.Width(key), codecsOf[K, V]{key, value}
 	return o
 }
 

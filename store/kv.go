@@ -11,7 +11,9 @@ import (
 
 // KeyValue declares a store with one value per key.
 func KeyValue[K, V any](name string, key serde.Serde[K], value serde.Serde[V], opts ...Option) KeyValueSpec[K, V] {
-	return KeyValueSpec[K, V]{name, key, value, makeOptions(opts)}
+	o := makeOptions(opts)
+	o.codecs = codecsOf[K, V]{key, value}
+	return KeyValueSpec[K, V]{name, key, value, o}
 }
 
 // Name is the store's name.
@@ -104,8 +106,8 @@ func (s *KV[K, V]) decodeKey(key []byte) (k K, err error) {
 	return k, nil
 }
 
-func (s *KV[K, V]) decodeValue(value []byte) (V, error) {
-	v, err := s.values.Decode(value)
+func (s *KV[K, V]) decodeValue(value []byte, version uint16) (V, error) {
+	v, err := s.values.DecodeVersion(value, version)
 	if err != nil {
 		return v, fmt.Errorf("decode a value of store %s: %w", s.rows.name, err)
 	}
@@ -134,12 +136,12 @@ func (s *KV[K, V]) GetWithTime(key K) (value V, time int64, ok bool, err error) 
 
 func (s *KV[K, V]) get(full []byte) (value V, time int64, ok bool, err error) {
 	s.ahead.asked++
-	raw, time, ok, err := s.rows.get(full)
+	raw, h, ok, err := s.rows.getRow(full)
 	if err != nil || !ok {
 		return value, 0, false, err
 	}
-	value, err = s.decodeValue(raw)
-	return value, time, err == nil, err
+	value, err = s.decodeValue(raw, h.Version)
+	return value, h.Time, err == nil, err
 }
 
 // Put sets the value for key. The row gets the event time of the record being processed.
@@ -254,7 +256,7 @@ func (c *Scan[K, V]) Rows() iter.Seq2[K, V] {
 			if k, c.err = c.store.decodeKey(rows.Key()); c.err != nil {
 				return
 			}
-			if v, c.err = c.store.decodeValue(rows.Value()); c.err != nil {
+			if v, c.err = c.store.decodeValue(rows.Value(), rows.Version()); c.err != nil {
 				return
 			}
 			if !yield(k, v) {

@@ -11,7 +11,7 @@ import (
 // List declares a store with one list per key, and per key and namespace. Each element is a row: adding one reads and writes
 // none of the others.
 func List[K, V any](name string, key serde.Serde[K], element serde.Serde[V], opts ...Option) ListSpec[K, V] {
-	return ListSpec[K, V]{name, key, element, keyedOptions(key, opts)}
+	return ListSpec[K, V]{name, key, element, keyedOptions(key, element, opts)}
 }
 
 // ListSpec declares a List store.

@@ -12,7 +12,9 @@ import (
 // Map declares a store with one map per key, and per key and namespace. Each entry is a row. Entries are in the order of their
 // subkeys' ordered form (serde.Ordered), which for the codecs of package serde is the order of the values.
 func Map[K, S, V any](name string, key serde.Serde[K], subkey serde.Serde[S], value serde.Serde[V], opts ...Option) MapSpec[K, S, V] {
-	return MapSpec[K, S, V]{name, key, subkey, value, keyedOptions(key, opts)}
+	o := keyedOptions(key, value, opts)
+	o.codecs = mapCodecs[K, S, V]{codecsOf[K, V]{key, value}, subkey}
+	return MapSpec[K, S, V]{name, key, subkey, value, o}
 }
 
 // MapSpec declares a Map store.
@@ -38,7 +40,7 @@ func (s MapSpec[K, S, V]) ValueID() string {
 	if s.subkey == nil || s.value == nil {
 		return serde.ID[V](nil)
 	}
-	return "{" + serde.ID(s.subkey) + ": " + serde.ID(s.value) + "}"
+	return mapValueID(serde.ID(s.subkey), serde.ID(s.value))
 }
 
 // In opens the store as a node sees it.

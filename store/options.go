@@ -8,8 +8,9 @@ type Option func(*options)
 
 // options are what every declaration embeds.
 type options struct {
-	ttl   ttl.Policy
-	width int // of every key of a keyed store, 0 when they differ
+	ttl    ttl.Policy
+	width  int    // of every key of a keyed store, 0 when they differ
+	codecs codecs // nil where values have one form and codecs no limits
 }
 
 func makeOptions(opts []Option) (o options) {

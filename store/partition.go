@@ -9,7 +9,7 @@ import (
 // Partition declares one value per task: state of a partition, not of a key. It follows its partition: whichever instance runs the
 // task has it.
 func Partition[V any](name string, value serde.Serde[V]) PartitionSpec[V] {
-	return PartitionSpec[V]{name: name, value: value}
+	return PartitionSpec[V]{name, value, options{codecs: valueCodec[V]{value}}}
 }
 
 // PartitionSpec declares partition state.
@@ -76,7 +76,7 @@ func (s *PartitionState[V]) Clear() error { return s.rows.Delete([]byte{classPar
 
 // PartitionList declares a list per task, one row per element.
 func PartitionList[V any](name string, value serde.Serde[V]) PartitionListSpec[V] {
-	return PartitionListSpec[V]{name: name, value: value}
+	return PartitionListSpec[V]{name, value, options{codecs: valueCodec[V]{value}}}
 }
 
 // PartitionListSpec declares a list per task.

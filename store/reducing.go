@@ -5,7 +5,7 @@ import "github.com/millrace-io/millrace/serde"
 // Reducing declares a store with one value per key, and per key and namespace, which is all that was added, combined by reduce.
 // reduce must depend on its arguments alone; it may change and return old.
 func Reducing[K, V any](name string, key serde.Serde[K], value serde.Serde[V], reduce func(old, added V) V, opts ...Option) ReducingSpec[K, V] {
-	return ReducingSpec[K, V]{name, key, value, reduce, keyedOptions(key, opts)}
+	return ReducingSpec[K, V]{name, key, value, reduce, keyedOptions(key, value, opts)}
 }
 
 // ReducingSpec declares a Reducing store.

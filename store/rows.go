@@ -36,10 +36,8 @@ func (r *Rows) Spec() Spec { return r.spec }
 
 // settings takes what a store's declaration says of its rows.
 func (r *Rows) settings(spec Spec) error {
-	if s, ok := spec.(interface{ ValueVersion() uint16 }); ok {
-		r.version = s.ValueVersion()
-	}
-	if r.version > 1 {
+	forms := Forms(spec)
+	if r.version = forms[len(forms)-1].Version; r.version > 1 {
 		r.flags |= rowFlagVersion
 	}
 	p := spec.settings().ttl

@@ -5,7 +5,7 @@ import "github.com/millrace-io/millrace/serde"
 // Value declares a store with one value per key, and per key and namespace. It differs from KeyValue in what it does not
 // offer, ranges over keys, and in namespaces.
 func Value[K, V any](name string, key serde.Serde[K], value serde.Serde[V], opts ...Option) ValueSpec[K, V] {
-	return ValueSpec[K, V]{name, key, value, keyedOptions(key, opts)}
+	return ValueSpec[K, V]{name, key, value, keyedOptions(key, value, opts)}
 }
 
 // ValueSpec declares a Value store.

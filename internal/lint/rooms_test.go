@@ -30,7 +30,7 @@ var rooms = map[string]string{
 	"store":           "serde window ttl internal/ordkey internal/invariants",
 	"store/storetest": "store serde",
 	"timers":          "store serde internal/ordkey",
-	"changelog":       "store txn observe",
+	"changelog":       "serde store txn observe",
 
 	// The contract with user code, the graph, the language.
 	"processor": "store timers",

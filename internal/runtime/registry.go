@@ -20,7 +20,7 @@ func (r *Runtime) register(ctx context.Context) error {
 	slices.SortFunc(topics, func(a, b changelog.Topic) int { return strings.Compare(a.Name, b.Name) })
 	var members []changelog.Members
 	for _, s := range r.plan.subs {
-		m := changelog.Members{Name: s.name, Sources: s.sources}
+		m := changelog.Members{Name: s.name, Sources: s.sources, Specs: s.Stores}
 		for _, st := range s.Stores {
 			m.Stores = append(m.Stores, st.Name())
 		}
