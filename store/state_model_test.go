@@ -62,9 +62,9 @@ type stateModel struct {
 	chains store.AggregatingState[string, int, string, int]
 }
 
-// TestStateModel runs random operations on all kinds of state, against plain Go, through commits, rollbacks, discarded epochs and
+// TestModelState runs random operations on all kinds of state, against plain Go, through commits, rollbacks, discarded epochs and
 // crashes. MILLRACE_STATE_OPS is how many; MILLRACE_STATE_SEED is where the seeds begin.
-func TestStateModel(t *testing.T) {
+func TestModelState(t *testing.T) {
 	number := func(name string, n int) int {
 		if v, err := strconv.Atoi(os.Getenv(name)); err == nil {
 			return v

@@ -5,10 +5,12 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/millrace-io/millrace/internal/fault"
 	"github.com/millrace-io/millrace/serde"
 	"github.com/millrace-io/millrace/store"
 	"github.com/millrace-io/millrace/store/storetest"
@@ -338,6 +340,9 @@ func TestState(t *testing.T) {
 		}},
 		{"L-6", []store.Spec{longs}, func(t *testing.T, k *storetest.Task) {
 			appends := int64(100_000)
+			if k.Mode() != storetest.Straight {
+				appends = 30_000
+			}
 			if testing.Short() {
 				appends = 10_000
 			}
@@ -358,10 +363,10 @@ func TestState(t *testing.T) {
 			elements(t, in(t, k, longs), "k", 7)
 			swept := 0
 			for more := true; more; {
-				n, left, err := k.DB.SweepGarbage(10_000)
+				n, left, err := k.DB.SweepGarbage(12_000)
 				must(t, err)
 				more = left
-				if swept += n; n > 10_000 {
+				if swept += n; n > 12_000 {
 					t.Fatalf("%d rows at once", n)
 				}
 				k.Step()
@@ -672,3 +677,170 @@ func testOtherReader(t *testing.T) {
 		})
 	}
 }
+
+// TestGarbageComesBack discards an epoch in which garbage was swept, in whole and in part: it is garbage again.
+func TestGarbageComesBack(t *testing.T) {
+	for name, machine := range engines {
+		t.Run(name, func(t *testing.T) {
+			for _, limit := range []int{40, 1000} {
+				k := storetest.NewTask(t, machine, store.Options{}, longs)
+				l := in(t, k, longs)
+				must(t, l.AppendAll("k", make([]int64, 100)))
+				must(t, l.Clear("k"))
+				k.Commit()
+				n, more, err := k.DB.SweepGarbage(limit)
+				must(t, err)
+				if n != min(limit, 100) || more != (limit < 100) {
+					t.Errorf("%d rows swept of at most %d, more %v", n, limit, more)
+				}
+				k.Seal()
+				if n, more, err = k.DB.SweepGarbage(30); n != max(0, min(30, 100-limit)) || more != (limit < 100) || err != nil {
+					t.Errorf("then %d rows, more %v, %v", n, more, err)
+				}
+				k.Discard()
+				if n := sweep(t, k); n != 100 {
+					t.Errorf("%d rows swept after the epoch was discarded", n)
+				}
+				k.Commit()
+				isClean(t, k, "longs")
+				if n := sweep(t, k); n != 0 {
+					t.Errorf("%d rows swept when all was done", n)
+				}
+				// And what is left behind later is swept too.
+				must(t, l.AppendAll("k", make([]int64, 50)))
+				must(t, l.Clear("k"))
+				k.Commit()
+				if n := sweep(t, k); n != 50 {
+					t.Errorf("%d rows swept, of the next list", n)
+				}
+			}
+		})
+	}
+}
+
+// TestGarbageIsRestored restores garbage, and a map with a generation, into a database that had neither when it was looked at.
+func TestGarbageIsRestored(t *testing.T) {
+	k := storetest.NewTask(t, engines["memory"], store.Options{}, intMap)
+	m := in(t, k, intMap)
+	for n := range int64(100) {
+		must(t, m.Put("k", n, "old"))
+	}
+	must(t, m.Clear("k"))
+	must(t, m.Put("k", 1, "new"))
+	k.Commit()
+
+	other := storetest.NewTask(t, engines["memory"], store.Options{}, intMap)
+	m = in(t, other, intMap)
+	absent[string](t)(m.Get("k", 1))
+	if n := sweep(t, other); n != 0 {
+		t.Errorf("%d rows swept of nothing", n)
+	}
+	other.Commit()
+	var rows []store.Mutation
+	for _, c := range k.Log("int-map") {
+		rows = append(rows, store.Mutation{Key: c.Key, Value: c.Value, Delete: c.Value == nil})
+	}
+	must(t, other.DB.Restore("int-map", rows, nil))
+	entries(t, m, "k", int64(1), "new")
+	if n := sweep(t, other); n != 100 {
+		t.Errorf("%d rows swept", n)
+	}
+}
+
+// TestStateInsideFunctions lets the functions of Reducing and Aggregating use the store they belong to.
+func TestStateInsideFunctions(t *testing.T) {
+	var r store.ReducingState[string, int64]
+	var a store.AggregatingState[string, int64, int64, int64]
+	reducing := store.Reducing("r", serde.String(), serde.Int64(), func(old, added int64) int64 {
+		if added == 2 {
+			_, err := r.Add("j", 10)
+			must(t, err)
+		}
+		return old + added
+	})
+	aggregating := store.Aggregating("a", serde.String(), serde.Int64(), store.Aggregator[int64, int64, int64]{
+		New: func() int64 { return 0 },
+		Add: func(acc, added int64) int64 {
+			if added == 2 {
+				must(t, a.Add("j", 10))
+			}
+			return acc + added
+		},
+		Result: func(acc int64) int64 { return acc },
+	})
+	k := storetest.NewTask(t, engines["memory"], store.Options{}, reducing, aggregating)
+	r, a = in(t, k, reducing), in(t, k, aggregating)
+	for n := range int64(3) {
+		_, err := r.Add("k", n)
+		must(t, err)
+		must(t, a.Add("k", n))
+	}
+	for _, c := range []struct {
+		key  string
+		want int64
+	}{{"k", 3}, {"j", 10}} {
+		get(t, c.want)(r.Get(c.key))
+		get(t, c.want)(a.Get(c.key))
+	}
+	must(t, a.NS([]byte("x")).Add("k", 1))
+	code(t, a.Merge("k", nil, []byte("x")), "store/no-merge")
+	get(t, int64(3))(a.Get("k"))
+	must(t, a.Merge("other", nil, []byte("x")))
+	must(t, a.Merge("k", []byte("y"), []byte("x"))) // one alone needs no Merge
+	get(t, int64(1))(a.NS([]byte("y")).Get("k"))
+}
+
+// TestStateMistakes opens stores as what they are not, and gives them what they do not take.
+func TestStateMistakes(t *testing.T) {
+	k := storetest.NewTask(t, engines["memory"], store.Options{}, aString, longs, pointers, intMap, sum)
+	for _, err := range []error{
+		second(store.List("a-string", serde.String(), serde.String()).In(k.DB)),
+		second(store.KeyValue("a-string", serde.String(), serde.String()).In(k.DB)),
+		second(store.List("longs", serde.String(), serde.Float64()).In(k.DB)),
+		second(store.Map("int-map", serde.String(), serde.Int32(), serde.String()).In(k.DB)),
+		second(store.Map("int-map", serde.Int64(), serde.Int64(), serde.String()).In(k.DB)),
+		second(store.Reducing("sum", serde.String(), serde.Float64(), func(a, b float64) float64 { return a + b }).In(k.DB)),
+	} {
+		code(t, err, "store/other-type")
+	}
+	_, err := store.Reducing("sum", serde.String(), serde.Int64(), nil).In(k.DB)
+	code(t, err, "store/no-function")
+	_, err = store.Aggregating("average", serde.String(), serde.Int64(), store.Aggregator[int, int64, int]{}).In(k.DB)
+	code(t, err, "store/no-function")
+	_, err = aString.In(storeless{})
+	code(t, err, "store/unknown")
+
+	long := strings.Repeat("x", store.KeyBytesMax)
+	l, m := in(t, k, longs), in(t, k, intMap)
+	code(t, l.Append(long, 1), "store/key-too-long")
+	code(t, l.NS([]byte(long)).Append("k", 1), "store/key-too-long")
+	code(t, m.Put(long, 1, "x"), "store/key-too-long")
+	code(t, m.PutAll("k", maps.All(map[int64]string{1: "x", 2: strings.Repeat("x", store.ValueBytesMax+1)})), "store/value-too-long")
+	code(t, in(t, k, aString).Put(long, "x"), "store/key-too-long")
+	if k.DB.Dirty() {
+		t.Error("something was written")
+	}
+	wide := store.Value("wide", wideKeys{}, serde.String())
+	w := in(t, storetest.NewTask(t, engines["memory"], store.Options{}, wide), wide)
+	must(t, w.Put("four", "x"))
+	code(t, w.Put("other", "x"), "store/key-width")
+
+	null := store.Value("null", serde.Optional(serde.String()), serde.String())
+	n := in(t, storetest.NewTask(t, engines["memory"], store.Options{}, null), null)
+	code(t, n.Put(nil, "x"), "store/null-key")
+}
+
+func second[S any](_ S, err error) error { return err }
+
+type storeless struct{}
+
+func (storeless) Rows(string) (*store.Rows, error) {
+	return nil, &fault.Error{Code: "store/unknown"}
+}
+
+// wideKeys says that all keys have four bytes.
+type wideKeys struct{}
+
+func (wideKeys) Width() int                                  { return 4 }
+func (wideKeys) Append(dst []byte, v string) ([]byte, error) { return append(dst, v...), nil }
+func (wideKeys) Decode(src []byte) (string, error)           { return string(src), nil }

@@ -76,6 +76,9 @@ func NewTask(t *testing.T, machine func() Machine, o store.Options, specs ...sto
 	return k
 }
 
+// Mode is what Step does.
+func (k *Task) Mode() Mode { return k.mode }
+
 // Step ends a step of the test: in Straight mode nothing happens, else a commit, a crash and a restore. Handles have to be
 // opened anew.
 func (k *Task) Step() {
