@@ -123,9 +123,11 @@ type Set[K any] struct {
 	row     []byte
 }
 
-// Set makes key wake at a time. Setting the same timer again changes nothing; another time is another timer. A time that the clock has
-// passed already fires when the clock next advances (event time; at once if this is called from OnTimer) or as soon as
-// possible (processing time). A time before 1970 is an error.
+// Set makes key wake at a time. Setting the same timer again changes nothing; another time is another timer.
+//
+// In event time a timer never fires for being set: one for a time that the clock has reached already waits for the clock's next
+// advance. An advance takes place behind the record that brings it, so timers of that record belong to it, and so do those set by
+// OnTimer during it. In processing time such a timer fires as soon as possible. A time before 1970 is an error.
 func (s *Set[K]) Set(key K, at time.Time) error { return s.SetIn("", key, at) }
 
 // SetIn is Set in a namespace: timers of one key and time in two namespaces are two timers.
