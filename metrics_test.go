@@ -18,7 +18,10 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/observe"
@@ -52,17 +55,17 @@ func watched(t *testing.T, addrs []string, top *topology.Topology, opts ...millr
 	return app, stop
 }
 
-// commits counts what its hook is told, and says when so many records are committed.
-type commits struct {
+// tally counts what its hook is told, and says when so many records are committed.
+type tally struct {
 	n, records, outputs, rows, bytes int64
 	want                             int64
 	reached                          chan struct{}
 }
 
-// newCommits is for one worker: its hook is called by that worker's goroutine alone.
-func newCommits(want int64) *commits { return &commits{want: want, reached: make(chan struct{})} }
+// newTally is for one worker: its hook is called by that worker's goroutine alone.
+func newTally(want int64) *tally { return &tally{want: want, reached: make(chan struct{})} }
 
-func (c *commits) hook() millrace.Option {
+func (c *tally) hook() millrace.Option {
 	return millrace.Observe(observe.Hooks{Commit: func(e observe.Commit) {
 		c.n++
 		c.outputs += e.Outputs
@@ -75,7 +78,7 @@ func (c *commits) hook() millrace.Option {
 	}})
 }
 
-func (c *commits) wait(t *testing.T) {
+func (c *tally) wait(t *testing.T) {
 	t.Helper()
 	select {
 	case <-c.reached:
@@ -228,7 +231,8 @@ func TestFiguresAddUp(t *testing.T) {
 	addrs := broker(t, partitions)
 	produceWords(t, addrs, n, keys)
 	told := make(chan observe.Snapshot, 1)
-	done := newCommits(n)
+	var tellings atomic.Int64
+	done := newTally(n)
 	app, stop := watched(t, addrs, countWords(t), millrace.StateDir(t.TempDir()), millrace.Workers(1), done.hook(),
 		millrace.MetricsListener("127.0.0.1:0"), millrace.StatsInterval(10*time.Millisecond),
 		millrace.Observe(observe.Hooks{Stats: func(s observe.Snapshot) {
@@ -237,6 +241,9 @@ func TestFiguresAddUp(t *testing.T) {
 			default:
 			}
 			told <- s
+			if s.State == "running" {
+				tellings.Add(1)
+			}
 		}}))
 	failures := make(chan error, 2)
 	for range 2 {
@@ -264,6 +271,8 @@ func TestFiguresAddUp(t *testing.T) {
 			t.Error(err)
 		}
 	}
+
+	eventually(t, "the hook is told now and then", func() bool { return tellings.Load() >= 3 })
 
 	// An idle application answers, and knows how far behind it is.
 	eventually(t, "no lag", func() bool {
@@ -360,7 +369,7 @@ func addsUp(before, s *observe.Snapshot) error {
 func TestRestoreCanBeWatched(t *testing.T) {
 	addrs := broker(t, 2)
 	produceWords(t, addrs, 1000, 100)
-	done := newCommits(1000)
+	done := newTally(1000)
 	first, stop := watched(t, addrs, countWords(t), millrace.MemoryStores(), millrace.Workers(1), done.hook())
 	done.wait(t)
 	if err := stop(); err != nil {
@@ -410,6 +419,8 @@ func TestRestoreCanBeWatched(t *testing.T) {
 	if got := sum(f, "restore_records_total"); got != float64(written.ChangelogRecords) {
 		t.Errorf("%v records were restored, %d were written", got, written.ChangelogRecords)
 	}
+	// Nothing has come since: the lag is known by asking.
+	eventually(t, "the lag is known", func() bool { return sum(scrape(t, app), "lag_records") == 0 })
 	if got := sum(f, "restore_bytes_total"); got <= 0 {
 		t.Errorf("%v bytes were restored, %d were written", got, written.ChangelogBytes)
 	}
@@ -422,7 +433,7 @@ func TestRestoreCanBeWatched(t *testing.T) {
 func TestMetricsListener(t *testing.T) {
 	addrs := broker(t, 2)
 	produceWords(t, addrs, 100, 10)
-	done := newCommits(100)
+	done := newTally(100)
 	app, stop := watched(t, addrs, countWords(t), millrace.MemoryStores(), millrace.Workers(1), millrace.MetricsListener("localhost:0"), millrace.MetricsPerTask(), done.hook())
 	done.wait(t)
 	base := "http://" + app.MetricsAddr()
@@ -587,7 +598,7 @@ func TestWhatIsLeftOutShows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := newCommits(20)
+	done := newTally(20)
 	app, _ := watched(t, addrs, top, millrace.MemoryStores(), millrace.Workers(1), millrace.OnError(processor.Skip()), done.hook())
 	done.wait(t)
 	s := app.Snapshot()
@@ -600,5 +611,141 @@ func TestWhatIsLeftOutShows(t *testing.T) {
 	}
 	if !strings.Contains(app.Describe().String(), "record of task counts/0") {
 		t.Errorf("%s", app.Describe())
+	}
+}
+
+// TestFiguresOverAborts: epochs that are undone and stepped again count once.
+func TestFiguresOverAborts(t *testing.T) {
+	const n = 20_000
+	fk, addrs := fake(t, 3)
+	produceWords(t, addrs, n, 30)
+	fk.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.TransactionAbortable, Count: 2, When: ours})
+	// The first commit is answered when records behind it have been processed: they are undone with it.
+	var seen atomic.Int64
+	var held atomic.Bool
+	fk.ControlKey(int16(kmsg.TxnOffsetCommit), func(kmsg.Request) (kmsg.Response, error, bool) {
+		if held.Swap(true) {
+			return nil, nil, false
+		}
+		fk.SleepControl(func() {
+			for at, i := seen.Load(), 0; seen.Load() < at+2000 && i < 5000; i++ {
+				<-time.After(time.Millisecond)
+			}
+		})
+		return nil, nil, false
+	})
+	b := stream.NewBuilder()
+	stream.GroupByKey(stream.From(b, words).Peek(func(string, string) { seen.Add(1) })).Count(counts).ToStream().To(totals)
+	top, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := fk.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.TransactionAbortable, Count: 4, When: ours})
+	done := newTally(n)
+	app, stop := watched(t, addrs, top, millrace.MemoryStores(), millrace.Workers(1), millrace.CommitInterval(5*time.Millisecond), done.hook())
+	done.wait(t)
+	// A rebalance takes tasks away and gives them back, new incarnations with new kernels.
+	_, leave := watched(t, addrs, top, millrace.MemoryStores(), millrace.Workers(1))
+	eventually(t, "tasks have moved", func() bool { s := app.Snapshot(); return len(s.Tasks) < 3 && s.State == "running" })
+	if err := leave(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "tasks are back", func() bool { s := app.Snapshot(); return len(s.Tasks) == 3 && s.State == "running" })
+	before := app.Snapshot()
+	produceWords(t, addrs, n, 30)
+	eventually(t, "all is committed", func() bool { return app.Snapshot().Subtopologies[0].Records >= 2*n })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	s := app.Snapshot()
+	sub, st := s.Subtopologies[0], s.Subtopologies[0].Stores[0]
+	if before.Subtopologies[0].Records != n || sub.Records != 2*n || sub.Outputs != 2*n || s.Workers[0].Records != 2*n || s.Workers[0].Outputs != 2*n {
+		t.Errorf("before %+v\nin the end %+v\nworker %+v", before.Subtopologies[0].Counters, sub.Counters, s.Workers[0])
+	}
+	var kinds []string
+	for _, c := range s.Workers[0].Aborts {
+		kinds = append(kinds, c.Name)
+	}
+	if h.Hits() != 4 || !slices.Contains(kinds, "broker") || !slices.Contains(kinds, "refused record") || s.LastError == nil || s.LastError.What != "epoch" || s.Rebalances < 3 {
+		t.Errorf("%d faults, aborts %v, last error %+v, %d rebalances", h.Hits(), s.Workers[0].Aborts, s.LastError, s.Rebalances)
+	}
+	if records, size := changelogOf(t, addrs, st.ChangelogRecords); records != st.ChangelogRecords || size != st.ChangelogBytes {
+		t.Errorf("%d changelog records of %d bytes are counted, there are %d of %d", st.ChangelogRecords, st.ChangelogBytes, records, size)
+	}
+}
+
+// BenchmarkFigures is a keyed count without a listener, with one, and with one that is read a hundred times a second.
+func BenchmarkFigures(b *testing.B) {
+	for _, c := range []struct {
+		name   string
+		opts   []millrace.Option
+		scrape time.Duration
+	}{
+		{"off", nil, 0},
+		{"listener", []millrace.Option{millrace.MetricsListener("127.0.0.1:0"), millrace.MetricsPerTask()}, 0},
+		{"scraped", []millrace.Option{millrace.MetricsListener("127.0.0.1:0"), millrace.MetricsPerTask()}, 10 * time.Millisecond},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			const n = 200_000
+			for b.Loop() {
+				b.StopTimer()
+				cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, "words", "totals"))
+				if err != nil {
+					b.Fatal(err)
+				}
+				cl, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.DefaultProduceTopic("words"))
+				if err != nil {
+					b.Fatal(err)
+				}
+				for i := range n {
+					cl.Produce(context.Background(), &kgo.Record{Key: fmt.Appendf(nil, "k%d", i%1000), Value: []byte("x")}, nil)
+				}
+				if err := cl.Flush(context.Background()); err != nil {
+					b.Fatal(err)
+				}
+				cl.Close()
+				sb := stream.NewBuilder()
+				stream.GroupByKey(stream.From(sb, words)).Count(counts)
+				top, err := sb.Build()
+				if err != nil {
+					b.Fatal(err)
+				}
+				done := newTally(n)
+				app, err := millrace.New("counter", top, append([]millrace.Option{
+					millrace.SeedBrokers(cluster.ListenAddrs()...), millrace.Logger(quiet), millrace.MemoryStores(), millrace.Workers(1), done.hook(),
+				}, c.opts...)...)
+				if err != nil {
+					b.Fatal(err)
+				}
+				ended := make(chan error, 1)
+				b.StartTimer()
+				go func() { ended <- app.Run(context.Background()) }()
+				for left := true; left; {
+					var tick <-chan time.Time
+					if c.scrape > 0 {
+						tick = time.After(c.scrape)
+					}
+					select {
+					case <-done.reached:
+						left = false
+					case <-tick:
+						if addr := app.MetricsAddr(); addr != "" {
+							if resp, err := http.Get("http://" + addr + "/metrics"); err == nil {
+								_, _ = io.Copy(io.Discard, resp.Body)
+								resp.Body.Close()
+							}
+						}
+					}
+				}
+				b.StopTimer()
+				_ = app.Close()
+				if err := <-ended; err != nil {
+					b.Fatal(err)
+				}
+				cluster.Close()
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/record")
+		})
 	}
 }

@@ -208,7 +208,7 @@ type Store struct {
 	DiskBytes        int64  `json:"disk_bytes"`        // an estimate of tables on disk; what is still in memory or in the log is not counted
 	ChangelogRecords int64  `json:"changelog_records"` // committed
 	ChangelogBytes   int64  `json:"changelog_bytes"`   // keys and values of them, before compression
-	Expired          int64  `json:"expired"`           // rows deleted because their time to live was over
+	Expired          int64  `json:"expired"`           // rows removed because their time to live was over; also in epochs that were aborted, and by restores
 	RestoredRecords  int64  `json:"restored_records"`  // by all restores
 	RestoredBytes    int64  `json:"restored_bytes"`
 	RestoreRemaining int64  `json:"restore_remaining"` // offsets that restores under way have still to read

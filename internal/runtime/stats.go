@@ -76,6 +76,7 @@ type runStats struct {
 	clock     int64
 	positions []int64 // by input, -1: not known
 	restores  []observe.RestoreProgress
+	expired   []int64 // by store, as counted in totals
 	err       string
 }
 
@@ -114,7 +115,7 @@ func (s *stats) run(t *taskRun) *runStats {
 	}
 	run := &runStats{
 		totals: sum, clock: -1, ends: make([]atomic.Int64, len(t.inputs)), positions: make([]int64, len(t.inputs)),
-		restores: make([]observe.RestoreProgress, len(sum.stores)),
+		restores: make([]observe.RestoreProgress, len(sum.stores)), expired: make([]int64, len(sum.stores)),
 	}
 	for i := range run.positions {
 		run.positions[i] = -1
@@ -140,7 +141,7 @@ func (s *stats) closing(run *runStats) {
 	last := db.Stats()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	run.count(&last)
+	run.count(&last, db)
 }
 
 // look takes what is shown of the moment. The worker calls it ten times a second at most.
@@ -161,11 +162,19 @@ func (run *runStats) end(input int, end int64) {
 
 // count adds what a database did since it was last looked at. Called with stats.mu held; figures that are older than the last
 // ones, because two were looking at a time, add nothing.
-func (run *runStats) count(e *store.EngineStats) {
+func (run *runStats) count(e *store.EngineStats, db *store.DB) {
 	c, seen := &run.totals.Counters, &run.engine
 	up(&c.CacheHits, &seen.Hits, e.Hits)
 	up(&c.CacheMisses, &seen.Misses, e.Misses)
 	up(&c.WriteBacks, &seen.WriteBacks, e.WriteBacks)
+	if db == nil {
+		return
+	}
+	db.EachExpired(func(name string, rows int64) {
+		if i := slices.IndexFunc(run.totals.stores, func(st observe.Store) bool { return st.Name == name }); i >= 0 {
+			up(&run.totals.stores[i].Expired, &run.expired[i], rows)
+		}
+	})
 }
 
 // up adds to sum what now is more than seen.
@@ -247,6 +256,7 @@ func addTask(c *observe.Counters, was, is *task.Stats) {
 	c.Skipped += is.Skipped - was.Skipped
 	c.DeadLetters += is.DeadLetters - was.DeadLetters
 	c.Retries += is.Retries - was.Retries
+	c.Late += is.Late - was.Late
 	c.TimersFired += is.Timers - was.Timers
 	for _, d := range is.Drops {
 		n := d.Count
@@ -256,14 +266,8 @@ func addTask(c *observe.Counters, was, is *task.Stats) {
 			}
 		}
 		addDrop(c, observe.Drop{Node: d.Node, Reason: d.Reason, Count: n})
-		if d.Reason == late {
-			c.Late += n
-		}
 	}
 }
-
-// late is why operators drop records that came too late.
-const late = "late"
 
 func addDrop(c *observe.Counters, d observe.Drop) {
 	if i := slices.IndexFunc(c.Drops, func(o observe.Drop) bool { return o.Node == d.Node && o.Reason == d.Reason }); i >= 0 {
@@ -442,6 +446,7 @@ func (r *Runtime) Snapshot() observe.Snapshot {
 		stores []store.StoreStats
 		state  taskState
 		worker int
+		db     *store.DB
 	}
 	looks := make([]look, 0, len(runs))
 	for _, run := range runs {
@@ -449,8 +454,8 @@ func (r *Runtime) Snapshot() observe.Snapshot {
 		if l.state == taskClosed {
 			continue
 		}
-		if db := run.stats.db.Load(); db != nil {
-			l.engine, l.stores = db.Stats(), db.StoreStats()
+		if l.db = run.stats.db.Load(); l.db != nil {
+			l.engine, l.stores = l.db.Stats(), l.db.StoreStats()
 		}
 		looks = append(looks, l)
 	}
@@ -458,7 +463,7 @@ func (r *Runtime) Snapshot() observe.Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range looks {
-		looks[i].run.stats.count(&looks[i].engine)
+		looks[i].run.stats.count(&looks[i].engine, looks[i].db)
 	}
 	snap.Instance, snap.Cluster, snap.Since = s.instance, s.cluster, s.since
 	snap.Rebalances, snap.Fenced, snap.SlowHandlers, snap.Resolved = s.rebalances, s.fenced, s.slow, counts(s.resolved)

@@ -39,10 +39,10 @@ func TestCountersOutliveIncarnations(t *testing.T) {
 	late := func(n int64) []task.Drop { return []task.Drop{{Node: "sum", Reason: "late", Count: n}} }
 	first := incarnation(s, id)
 	add(first, task.Stats{Records: 10, Skipped: 1})
-	add(first, task.Stats{Records: 15, Skipped: 1, DeadLetters: 2, Retries: 3, Timers: 4, Drops: late(5)})
-	add(first, task.Stats{Records: 15, Skipped: 1, DeadLetters: 2, Retries: 3, Timers: 4, Drops: late(5)}) // nothing new
+	add(first, task.Stats{Records: 15, Skipped: 1, DeadLetters: 2, Retries: 3, Timers: 4, Late: 5, Drops: late(5)})
+	add(first, task.Stats{Records: 15, Skipped: 1, DeadLetters: 2, Retries: 3, Timers: 4, Late: 5, Drops: late(5)}) // nothing new
 	second := incarnation(s, id)
-	add(second, task.Stats{Records: 7, Drops: append(late(1), task.Drop{Node: "sum", Reason: "null-key", Count: 9})})
+	add(second, task.Stats{Records: 7, Late: 1, Drops: append(late(1), task.Drop{Node: "sum", Reason: "null-key", Count: 9})})
 	want := observe.Counters{
 		Records: 22, Skipped: 1, DeadLetters: 2, Retries: 3, TimersFired: 4, Late: 6,
 		Drops: []observe.Drop{{Node: "sum", Reason: "late", Count: 6}, {Node: "sum", Reason: "null-key", Count: 9}},
@@ -52,9 +52,9 @@ func TestCountersOutliveIncarnations(t *testing.T) {
 	}
 
 	// Two look at a database at a time: the older look adds nothing.
-	second.count(&store.EngineStats{Hits: 10, Misses: 5, WriteBacks: 1})
-	second.count(&store.EngineStats{Hits: 8, Misses: 5})
-	second.count(&store.EngineStats{Hits: 11, Misses: 6, WriteBacks: 1})
+	second.count(&store.EngineStats{Hits: 10, Misses: 5, WriteBacks: 1}, nil)
+	second.count(&store.EngineStats{Hits: 8, Misses: 5}, nil)
+	second.count(&store.EngineStats{Hits: 11, Misses: 6, WriteBacks: 1}, nil)
 	if c := s.tasks[id].Counters; c.CacheHits != 11 || c.CacheMisses != 6 || c.WriteBacks != 1 {
 		t.Errorf("cache %+v", c)
 	}

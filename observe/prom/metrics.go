@@ -244,7 +244,7 @@ var families = []family{
 	}),
 	ofStores("store_disk_bytes", gauge, "bytes", "The store's rows in tables on disk, estimated; what is still in memory or in a log is not counted.",
 		number(func(s *observe.Store) int64 { return s.DiskBytes })),
-	ofStores("store_expired_total", counter, "", "Rows deleted because their time to live was over.", number(func(s *observe.Store) int64 { return s.Expired })),
+	ofStores("store_expired_total", counter, "", "Rows removed because their time to live was over, by epochs that were aborted and by restores too.", number(func(s *observe.Store) int64 { return s.Expired })),
 	ofStores("changelog_records_total", counter, "", "Records committed to the changelog.", number(func(s *observe.Store) int64 { return s.ChangelogRecords })),
 	ofStores("changelog_bytes_total", counter, "bytes", "Their keys and values, before compression.", number(func(s *observe.Store) int64 { return s.ChangelogBytes })),
 	ofStores("restore_records_total", counter, "", "Changelog records read by restores.", number(func(s *observe.Store) int64 { return s.RestoredRecords })),
