@@ -35,6 +35,22 @@ type storeRecord struct {
 	key  string // id of the key's codec
 }
 
+// NewRegistry returns an empty registry, without a topic: for whoever keeps one in memory.
+func NewRegistry() *Registry { return newRegistry() }
+
+// Remember checks the codecs of stores as Register does, and remembers what is new, in memory alone.
+func (g *Registry) Remember(stores []store.Spec) error {
+	if err := g.checkStores([]Members{{Specs: stores}}); err != nil {
+		return err
+	}
+	for _, s := range stores {
+		g.stores[s.Name()] = recordOf(s)
+		f := writes(s)
+		g.values[s.Name()] = addForm(g.values[s.Name()], serde.Form{Version: f.Version, ID: clipID(f.ID)})
+	}
+	return nil
+}
+
 func newRegistry() *Registry {
 	return &Registry{
 		topics: map[string][16]byte{}, owners: map[string]ownerRecord{},

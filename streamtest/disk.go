@@ -31,8 +31,8 @@ func (d *Driver) openState(r *running, from position) (*store.DB, error) {
 		return nil, err
 	}
 	var bindings []store.Binding
-	for i, spec := range r.sub.Stores {
-		bindings = append(bindings, store.Binding{Spec: spec, Prefix: uint16(i + 1)})
+	for _, spec := range r.sub.Stores {
+		bindings = append(bindings, store.Binding{Spec: spec, Prefix: d.prefixes[spec.Name()]})
 	}
 	db, err := store.Open(engine, bindings, store.Options{})
 	if err != nil {

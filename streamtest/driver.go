@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace-io/millrace/changelog"
 	"github.com/millrace-io/millrace/internal/task"
 	"github.com/millrace-io/millrace/observe"
 	"github.com/millrace-io/millrace/processor"
@@ -29,6 +30,8 @@ type Driver struct {
 	broker   broker
 	widths   map[string]int32 // tasks by subtopology
 	disks    map[processor.TaskID]disk
+	prefixes map[string]uint16 // of stores
+	registry *changelog.Registry
 	tasks    []*running // in order of subtopology, then partition
 	txn      transaction
 	stepped  int // records since the last commit
@@ -53,7 +56,7 @@ func New(t testing.TB, top *topology.Topology, opts ...Option) *Driver {
 	}
 	d := &Driver{
 		t: t, top: top, o: o, now: o.start.UnixMilli(), refuse: map[string]func(key, value []byte) error{},
-		disks: map[processor.TaskID]disk{},
+		disks: map[processor.TaskID]disk{}, prefixes: map[string]uint16{}, registry: changelog.NewRegistry(),
 		broker: broker{
 			topics: map[string]*topic{}, changelogs: map[string]*changelogTopic{}, group: map[processor.TaskID]position{},
 		},
@@ -64,6 +67,9 @@ func New(t testing.TB, top *topology.Topology, opts ...Option) *Driver {
 	t.Cleanup(d.Close)
 	if err := d.create(); err != nil {
 		d.fatalf("creating topics: %v", err)
+	}
+	if err := d.register(); err != nil {
+		d.fatalf("starting: %v", err)
 	}
 	if err := d.start(); err != nil {
 		d.fatalf("starting: %v", err)
@@ -91,7 +97,10 @@ func (d *Driver) create() error {
 			}
 		}
 		for _, spec := range s.Stores {
-			d.broker.changelogs[spec.Name()] = &changelogTopic{}
+			if d.broker.changelogs[spec.Name()] == nil {
+				d.broker.changelogs[spec.Name()] = &changelogTopic{}
+				d.prefixes[spec.Name()] = uint16(len(d.prefixes) + 1)
+			}
 		}
 		for _, n := range s.Nodes {
 			dead = append(dead, n.Policy)
@@ -108,7 +117,9 @@ func (d *Driver) create() error {
 	}
 	for ref, n := range through {
 		name := ref.Resolve(d.o.app)
-		d.broker.topics[name] = newTopic(name, n)
+		if d.broker.topics[name] == nil {
+			d.broker.topics[name] = newTopic(name, n)
+		}
 	}
 	d.widths = widths
 	return nil
