@@ -19,10 +19,15 @@ func Forms(s Spec) []serde.Form {
 	return []serde.Form{{Version: 1, ID: s.ValueID()}}
 }
 
-// Usable reports whether the codecs of a declaration can be those of a store (serde.Restricted): nil, or why not.
+// Usable reports whether the codecs of a declaration can be those of a store (serde.Restricted), and its time to live can be:
+// nil, or why not.
 func Usable(s Spec) error {
-	if c := s.settings().codecs; c != nil {
-		return c.usable()
+	o := s.settings()
+	if err := o.ttl.Validate(); err != nil {
+		return err
+	}
+	if o.codecs != nil {
+		return o.codecs.usable()
 	}
 	return nil
 }

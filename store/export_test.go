@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -153,4 +154,53 @@ func (i *lateIter) Close() error {
 	i.late.mu.Lock()
 	defer i.late.mu.Unlock()
 	return i.EngineIter.Close()
+}
+
+// LocalRows counts the local rows of a kind that the engine has.
+func (db *DB) LocalRows(kind byte) (n int, err error) {
+	it, err := db.engine.Iter([]byte{0, 0, kind}, []byte{0, 0, kind + 1}, false)
+	if err != nil {
+		return 0, err
+	}
+	for it.Next() {
+		n++
+	}
+	return n, it.Close()
+}
+
+// The kinds of local rows.
+const (
+	LocalDead  = localDead
+	LocalDue   = localDue
+	LocalIndex = localIndex
+)
+
+// CheckIndex returns an error if a row that the engine has will not be found by the index it should be in.
+func (db *DB) CheckIndex() error {
+	for _, l := range db.lives {
+		if l.width == 0 || !l.sweep.indexed || l.sweep.building {
+			continue
+		}
+		it, err := db.engine.Iter(l.rows.prefix[:], l.rows.end(), false)
+		if err != nil {
+			return err
+		}
+		for err == nil && it.Next() {
+			_, h, bad := ParseRowHeader(it.Value())
+			due := l.due(l.deadline(&h))
+			if bad != nil || h.Permanent() || h.flags&rowFlagDead != 0 {
+				err = bad
+				continue
+			}
+			if _, ok, bad := db.engine.Get(nil, db.localKey(localDue, l.rows, due, it.Key()[2:])); bad != nil {
+				err = bad
+			} else if !ok {
+				err = fmt.Errorf("row %q, due at %d, is not in the index", it.Key(), due)
+			}
+		}
+		if err := errors.Join(err, it.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -172,12 +172,12 @@ func (l *life) clean(now int64, rows, steps int) (done int, err error) {
 		return done, err
 	}
 	s.running = false
+	s.next = min(s.seen, s.fresh, s.parted)
 	if s.building {
 		s.building, s.indexed, s.builtIn = false, true, l.db.lastEpoch
 		l.markIndex()
-		s.started = never // what the index says is due is due
+		s.started, s.next = never, never // what was in the index before is in it still
 	}
-	s.next = min(s.seen, s.fresh, s.parted)
 	return done, nil
 }
 

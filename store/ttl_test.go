@@ -823,7 +823,7 @@ func ttlWhileDown(t *testing.T) {
 
 func TestTTLRefused(t *testing.T) {
 	spec := kvSpec(store.WithTTL(ttl.AfterWrite(0)))
-	code(t, spec.Validate(), "store/ttl")
+	code(t, store.Usable(spec), "store/ttl")
 	_, err := store.Open(store.NewMemory(), []store.Binding{{Spec: spec, Prefix: 1}}, store.Options{})
 	code(t, err, "store/ttl")
 	db, err := store.Open(store.NewMemory(), []store.Binding{{Spec: kvSpec(store.WithTTL(ttl.AfterWrite(1))), Prefix: 1}}, store.Options{})

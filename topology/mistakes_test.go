@@ -19,6 +19,7 @@ import (
 	"github.com/millrace-io/millrace/store"
 	"github.com/millrace-io/millrace/timers"
 	"github.com/millrace-io/millrace/topology"
+	"github.com/millrace-io/millrace/ttl"
 )
 
 // mistakes are topologies that Build refuses. What it says is in testdata/mistakes, with lines counted from the first
@@ -112,6 +113,13 @@ var mistakes = map[string]func(b *topology.Builder){
 	"no-serde": func(b *topology.Builder) {
 		src := topology.AddSource(b, "", topology.NewTopic("in", serde.String(), serde.Serde[int64](nil)))
 		topology.AddSink("", topology.NewTopic("out", serde.Serde[string](nil), serde.Int64()), src)
+	},
+	"time-to-live": func(b *topology.Builder) {
+		src := topology.AddSource(b, "", numbers)
+		mortal := store.KeyValue("mortal", serde.String(), serde.Int64(), store.WithTTL(ttl.AfterWrite(0)))
+		topology.AddProcessor("p", apply(forward), []store.Spec{mortal}, src)
+		idle := store.KeyValue("idle", serde.String(), serde.Int64(), store.WithTTL(ttl.AfterAccess(time.Hour).RefreshEvery(2*time.Hour)))
+		topology.AddProcessor("q", apply(forward), []store.Spec{idle}, src)
 	},
 	"type-conflict": func(b *topology.Builder) {
 		src := topology.AddSource(b, "", numbers)
