@@ -28,11 +28,20 @@ var ErrInterrupted = errors.New("interrupted")
 func Main(app string, build func() (*stream.Topology, error), run func(context.Context, *Kafka, *stream.Topology) error) {
 	brokers := flag.String("brokers", "", "run on this cluster (host:port, comma separated) instead of an embedded broker")
 	again := flag.Bool("again", false, "with -brokers: delete the topics and the group of an earlier run first")
+	flag.StringVar(&part, "part", "", "with -brokers: app runs the application alone, until it is stopped; rest does everything else")
+	state := flag.String("state", "", "keep the state in this directory instead of one that is removed at the end")
+	flag.IntVar(&rate, "rate", 0, "write no more than so many records a second; 0 is as fast as it goes")
 	flag.Parse()
+	if part != "" && (part != onlyApp && part != onlyRest || *brokers == "") {
+		fmt.Fprintln(os.Stderr, "-part is app or rest, and needs -brokers")
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := onStage(ctx, app, *brokers, *again, build, run)
+	err := onStage(ctx, app, *brokers, *state, *again, build, run)
 	stop()
 	switch {
+	case errors.Is(err, errAppAlone):
+		err = nil
 	case errors.Is(err, ErrInterrupted):
 		fmt.Fprintln(os.Stderr, "interrupted before the end")
 		err = nil
@@ -42,12 +51,27 @@ func Main(app string, build func() (*stream.Topology, error), run func(context.C
 	os.Exit(millrace.ExitCode(err))
 }
 
-func onStage(ctx context.Context, app, brokers string, again bool, build func() (*stream.Topology, error), run func(context.Context, *Kafka, *stream.Topology) error) error {
+// part is what of an example this process does; "" is everything. With the two halves in processes of their own, the one with the
+// application can be killed and started again, or there can be several.
+var part string
+
+const (
+	onlyApp  = "app"
+	onlyRest = "rest"
+)
+
+// rate is how many records Send writes in a second, 0 for as many as possible.
+var rate int
+
+// errAppAlone ends an example whose application ran alone.
+var errAppAlone = errors.New("the application was stopped")
+
+func onStage(ctx context.Context, app, brokers, state string, again bool, build func() (*stream.Topology, error), run func(context.Context, *Kafka, *stream.Topology) error) error {
 	top, err := build()
 	if err != nil {
 		return err
 	}
-	k, err := Open(ctx, app, brokers, again, top)
+	k, err := open(ctx, app, brokers, state, again, top)
 	if err != nil {
 		return interrupted(ctx, err)
 	}
@@ -68,6 +92,7 @@ type Kafka struct {
 	Addrs    []string
 	StateDir string
 
+	keep     bool // the state directory
 	embedded *devkafka.Broker
 	client   *outside
 }
@@ -76,7 +101,11 @@ type Kafka struct {
 // are there already are refused, because an example compares what comes out with what it put in; with again they are
 // deleted first, together with everything else the application owns in the cluster.
 func Open(ctx context.Context, app, brokers string, again bool, top *stream.Topology) (*Kafka, error) {
-	k := &Kafka{}
+	return open(ctx, app, brokers, "", again, top)
+}
+
+func open(ctx context.Context, app, brokers, state string, again bool, top *stream.Topology) (*Kafka, error) {
+	k := &Kafka{StateDir: state, keep: state != ""}
 	if err := k.open(ctx, app, brokers, again, top); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
@@ -84,8 +113,10 @@ func Open(ctx context.Context, app, brokers string, again bool, top *stream.Topo
 }
 
 func (k *Kafka) open(ctx context.Context, app, brokers string, again bool, top *stream.Topology) (err error) {
-	if k.StateDir, err = os.MkdirTemp("", "millrace-"+app+"-"); err != nil {
-		return err
+	if k.StateDir == "" {
+		if k.StateDir, err = os.MkdirTemp("", "millrace-"+app+"-"); err != nil {
+			return err
+		}
 	}
 	if brokers == "" {
 		if k.embedded, err = devkafka.Start(devkafka.Options{}); err != nil {
@@ -101,6 +132,9 @@ func (k *Kafka) open(ctx context.Context, app, brokers string, again bool, top *
 	if k.client, err = connect(k.Addrs); err != nil {
 		return err
 	}
+	if part == onlyApp {
+		return nil
+	}
 	if again {
 		if err := k.client.forget(ctx, app, top); err != nil {
 			return err
@@ -112,6 +146,15 @@ func (k *Kafka) open(ctx context.Context, app, brokers string, again bool, top *
 // While runs app, and f beside it. When f returns, app is stopped; when app ends by itself, f's context is cancelled. It
 // returns when both have ended, with the errors of both.
 func While(ctx context.Context, app *millrace.App, f func(context.Context) error) error {
+	switch part {
+	case onlyApp:
+		if err := app.Run(ctx); err != nil {
+			return err
+		}
+		return errAppAlone
+	case onlyRest:
+		return f(ctx)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ran := make(chan error, 1)
@@ -140,7 +183,7 @@ func (k *Kafka) Close() error {
 	if k.embedded != nil {
 		k.embedded.Close()
 	}
-	if k.StateDir == "" {
+	if k.StateDir == "" || k.keep {
 		return nil
 	}
 	return os.RemoveAll(k.StateDir)

@@ -141,10 +141,15 @@ func poll(ctx context.Context, done func() (bool, error)) error {
 func Send[K, V any](ctx context.Context, k *Kafka, t stream.Topic[K, V], records iter.Seq2[processor.Record[K, V], error]) error {
 	failed := make(chan error, 1)
 	client := k.client.client
+	began, sent := time.Now(), 0
 	for r, err := range records {
 		if err != nil {
 			return err
 		}
+		if err := pace(ctx, began, sent); err != nil {
+			return err
+		}
+		sent++
 		// Empty is not null: nil would be.
 		out := &kgo.Record{Topic: t.Ref().Name, Timestamp: r.Time}
 		if out.Key, err = t.Key().Append([]byte{}, r.Key); err != nil {
@@ -175,6 +180,25 @@ func Send[K, V any](ctx context.Context, k *Kafka, t stream.Topic[K, V], records
 		return fmt.Errorf("write to %s: %w", t.Ref().Name, err)
 	default:
 		return nil
+	}
+}
+
+// pace waits until it is time for the next record after so many.
+func pace(ctx context.Context, began time.Time, sent int) error {
+	if rate <= 0 {
+		return nil
+	}
+	early := time.Until(began.Add(time.Duration(sent) * time.Second / time.Duration(rate)))
+	if early < 10*time.Millisecond {
+		return nil
+	}
+	timer := time.NewTimer(early)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
