@@ -58,12 +58,14 @@ func (t *topic) partition(p int32) int32 {
 	return p
 }
 
-// append adds a record, which belongs to the topic from now on.
-func (t *topic) append(p int32, r topology.Raw) {
+// append adds a record, which belongs to the topic from now on. A control record is not among those that arrive.
+func (t *topic) append(p int32, r topology.Raw, control bool) {
 	part := &t.parts[p]
 	r.Offset = part.end
 	part.end++
-	t.arrived = append(t.arrived, arrival{p, len(part.records)})
+	if !control {
+		t.arrived = append(t.arrived, arrival{p, len(part.records)})
+	}
 	part.records = append(part.records, r)
 }
 
@@ -87,6 +89,7 @@ type pending struct {
 	topic     *topic
 	partition int32
 	record    topology.Raw
+	control   bool // a watermark: in the log, and nobody's record
 	origin    task.Origin
 	from      *running
 }
@@ -94,13 +97,13 @@ type pending struct {
 // add copies an output of a task.
 func (x *transaction) add(t *topic, out *task.Out, from *running) {
 	r := own(topology.Raw{Key: out.Key, Value: out.Value, Headers: out.Headers, Time: out.Time})
-	x.records = append(x.records, pending{topic: t, partition: t.partition(out.Partition), record: r, origin: out.Origin, from: from})
+	x.records = append(x.records, pending{topic: t, partition: t.partition(out.Partition), record: r, control: out.Sink == task.SinkControl, origin: out.Origin, from: from})
 }
 
 func (x *transaction) commit() {
 	for i := range x.records {
 		p := &x.records[i]
-		p.topic.append(p.partition, p.record)
+		p.topic.append(p.partition, p.record, p.control)
 	}
 	x.mark()
 }

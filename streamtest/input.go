@@ -131,6 +131,6 @@ func (in *Input[K, V]) send(raw topology.Raw) {
 	if p < 0 && raw.Key != nil {
 		p = task.Partition(raw.Key, int32(len(in.topic.parts)))
 	}
-	in.topic.append(in.topic.partition(p), own(raw))
+	in.topic.append(in.topic.partition(p), own(raw), false)
 	d.run()
 }

@@ -58,7 +58,9 @@ func (d *Driver) startTask(sub *topology.Subtopology, p int32) (*running, error)
 		c.SinkPartitions = append(c.SinkPartitions, int32(len(d.topic(name).parts)))
 		c.MaxRecordBytes = append(c.MaxRecordBytes, d.o.maxBytes[name])
 	}
+	c.Writers = make([]int32, len(sub.Sources))
 	for i, src := range sub.Sources {
+		c.Writers[i] = d.widths[src.Writer]
 		if src.Broadcast != "" {
 			continue
 		}
@@ -92,10 +94,12 @@ func (d *Driver) feed(r *running) {
 		part := &d.broker.topics[in.Topic].parts[in.Partition]
 		if r.ends[i] == part.end && r.fed[i] == len(part.records) {
 			r.task.SetEnd(i, part.end)
+			r.task.SetHigh(i, part.end)
 			continue
 		}
 		r.task.Enqueue(task.Batch{Input: i, Records: part.records[r.fed[i]:], Next: part.end, Epoch: 0})
 		r.task.SetEnd(i, part.end)
+		r.task.SetHigh(i, part.end)
 		r.fed[i], r.ends[i] = len(part.records), part.end
 	}
 }
@@ -111,8 +115,9 @@ func (d *Driver) run() {
 			for _, out := range r.task.Outputs() {
 				d.txn.add(d.topic(out.Topic), &out, r)
 			}
-			d.stepped += res.Records + res.Timers
-			progress = progress || res.Records+res.Timers > 0
+			done := res.Records + res.Timers + res.Moves
+			d.stepped += done
+			progress = progress || done > 0
 			switch {
 			case err != nil && d.refused():
 				// What came before the bad record cannot be committed as it is. It comes again, and the bad one with it.
@@ -167,7 +172,7 @@ func (d *Driver) discard() {
 func (d *Driver) refused() bool {
 	for i := range d.txn.records {
 		p := &d.txn.records[i]
-		if f := d.refuse[p.topic.name]; f != nil {
+		if f := d.refuse[p.topic.name]; f != nil && !p.control {
 			if err := f(p.record.Key, p.record.Value); err != nil {
 				origin, from := p.origin, p.from
 				d.discard()
@@ -183,6 +188,15 @@ func (d *Driver) refused() bool {
 func (d *Driver) commit() error {
 	if !d.dirty() {
 		return nil
+	}
+	for _, r := range d.tasks {
+		if err := r.task.Finish(); err != nil {
+			d.discard()
+			return err
+		}
+		for _, out := range r.task.Outputs() {
+			d.txn.add(d.topic(out.Topic), &out, r)
+		}
 	}
 	if d.refused() {
 		return nil // it is replayed by the next turn of run, or by the next Commit

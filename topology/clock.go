@@ -239,7 +239,7 @@ func (c *check) mixedClocks() {
 		}
 	}
 	for _, n := range c.nodes {
-		if n.kind == kindSource && !n.topic.ref.Through && n.topic.clock.watermark() {
+		if n.kind == kindSource && n.broadcast == "" && !n.topic.ref.Through && n.topic.clock.watermark() {
 			c.below(n)
 		}
 	}
@@ -274,6 +274,10 @@ func spread(subs []*Subtopology) {
 		for _, s := range subs {
 			for i := range s.Sources {
 				src := &s.Sources[i]
+				if src.Broadcast != "" { // it has no part in the clock
+					src.Watermark = nil
+					continue
+				}
 				if up := writer[src.Topic.Name]; src.Topic.Through && up != nil {
 					src.Writer = up.Name
 					src.InBand = src.InBand || up.Watermarks

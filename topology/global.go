@@ -63,7 +63,7 @@ func wireGlobalSink(s store.Spec, wire func(*wiring, int, []any) (any, error)) f
 			w.global = map[string]func(key, value []byte, at int64) error{}
 		}
 		w.global[s.Name()] = func(key, value []byte, at int64) error {
-			out.Key, out.Value, out.NullValue = key, value, value == nil
+			out.Key, out.Value = key, value
 			out.Time = time.UnixMilli(at).UTC()
 			return emit(&out)
 		}
@@ -85,11 +85,7 @@ func wireGlobal(s store.Spec) func(*wiring, int, []any) (any, error) {
 		owner := w.host.TaskID().Partition
 		return func(r *processor.Record[[]byte, []byte]) error {
 			stage.Enter()
-			value := r.Value
-			if r.NullValue {
-				value = nil
-			}
-			if err := store.ApplyGlobal(rows, owner, r.Key, value, r.Time.UnixMilli()); err != nil {
+			if err := store.ApplyGlobal(rows, owner, r.Key, r.Value, r.Time.UnixMilli()); err != nil {
 				return stage.Fail("process", err)
 			}
 			return nil

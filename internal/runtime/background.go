@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -35,7 +36,8 @@ func every(ctx context.Context, interval time.Duration, wake <-chan struct{}, f 
 }
 
 // watchEnds tells tasks with several inputs how far each input's readable records reach, so that a task neither waits for
-// an input that has no more nor overtakes one that has. What was fetched says it too; this is for quiet partitions.
+// an input that has no more nor overtakes one that has; and tasks with watermarks how far their logs reach, so that they notice which
+// inputs are idle. What was fetched says it too; this is for quiet partitions.
 func (r *Runtime) watchEnds(ctx context.Context) {
 	every(ctx, endsEvery, r.newRuns, func(ctx context.Context) {
 		g := r.group()
@@ -43,23 +45,30 @@ func (r *Runtime) watchEnds(ctx context.Context) {
 			return
 		}
 		var runs []*taskRun
-		partitions := map[string]map[int32]bool{}
+		partitions, logs := map[string]map[int32]bool{}, map[string]map[int32]bool{}
 		for _, run := range g.all() {
-			if len(run.inputs) < 2 || run.currentState() != taskRunning {
+			if len(run.inputs) < 2 && !run.watched() || run.currentState() != taskRunning {
 				continue
 			}
 			runs = append(runs, run)
 			for _, k := range run.keys {
-				if partitions[k.topic] == nil {
-					partitions[k.topic] = map[int32]bool{}
+				for _, m := range []map[string]map[int32]bool{partitions, logs} {
+					if m[k.topic] == nil {
+						m[k.topic] = map[int32]bool{}
+					}
 				}
 				partitions[k.topic][k.partition] = true
+				logs[k.topic][k.partition] = run.watched()
 			}
 		}
 		if len(runs) == 0 {
 			return
 		}
 		ends, err := r.stableEnds(ctx, partitions)
+		var highs map[inputKey]int64
+		if err == nil && slices.ContainsFunc(runs, (*taskRun).watched) {
+			highs, err = r.listEnds(ctx, logs, false)
+		}
 		if err != nil {
 			if ctx.Err() == nil {
 				r.log.Debug("listing ends", "err", err)
@@ -69,7 +78,11 @@ func (r *Runtime) watchEnds(ctx context.Context) {
 		for _, run := range runs {
 			for i, k := range run.keys {
 				if end, ok := ends[k]; ok {
-					run.worker.mail.send(message{run: run, end: &knownEnd{i, end}})
+					high, known := highs[k]
+					if !known {
+						high = -1
+					}
+					run.worker.mail.send(message{run: run, end: &knownEnd{i, end, high}})
 				}
 			}
 		}
@@ -78,13 +91,22 @@ func (r *Runtime) watchEnds(ctx context.Context) {
 
 // stableEnds lists last stable offsets: somebody's open transaction must not stop a task that waits for an input.
 func (r *Runtime) stableEnds(ctx context.Context, partitions map[string]map[int32]bool) (map[inputKey]int64, error) {
+	return r.listEnds(ctx, partitions, true)
+}
+
+// listEnds lists last stable offsets, or high watermarks.
+func (r *Runtime) listEnds(ctx context.Context, partitions map[string]map[int32]bool, stable bool) (map[inputKey]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	topics := make([]string, 0, len(partitions))
 	for t := range partitions {
 		topics = append(topics, t)
 	}
-	listed, err := kadm.NewClient(r.admin).ListCommittedOffsets(ctx, topics...)
+	list := kadm.NewClient(r.admin).ListEndOffsets
+	if stable {
+		list = kadm.NewClient(r.admin).ListCommittedOffsets
+	}
+	listed, err := list(ctx, topics...)
 	if err != nil {
 		return nil, err
 	}

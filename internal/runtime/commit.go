@@ -38,6 +38,15 @@ func (w *worker) commit(reason string) (ok bool) {
 func (w *worker) launch(reason string) (ok bool) {
 	e := w.epoch
 	f := &flight{epoch: e, reason: reason, sealing: time.Now(), done: make(chan struct{})}
+	for _, run := range e.tasks {
+		if err := run.task.Finish(); err != nil {
+			run.failed = true
+			w.abort(err)
+			w.rt.fail(err)
+			return false
+		}
+		w.collect(run)
+	}
 	if !w.handOver() {
 		return false
 	}

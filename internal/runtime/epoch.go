@@ -71,6 +71,20 @@ func (w *worker) number(s *slot) int {
 	return 1
 }
 
+// collect takes a task's outputs into the epoch.
+func (w *worker) collect(run *taskRun) {
+	outs := run.task.Outputs()
+	n := int64(len(outs))
+	for i := range outs {
+		w.produce(run, &outs[i])
+		if outs[i].Sink == task.SinkControl {
+			n--
+		}
+	}
+	w.epoch.outputs += n
+	run.stats.outputs += n
+}
+
 // produce makes a record of an output. It is handed to the producer when it may be.
 func (w *worker) produce(run *taskRun, o *task.Out) {
 	p := w.epoch.slot.slab.take()

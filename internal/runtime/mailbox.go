@@ -15,11 +15,12 @@ type mailbox struct {
 	wake chan struct{} // capacity 1
 }
 
-// message is one of: a batch, a known end, a task to take over, a task to give up, a checkpoint to refresh.
+// message is one of: a batch, a known end, a limit of event time, a task to take over, a task to give up, a checkpoint to refresh.
 type message struct {
 	run     *taskRun
 	batch   *task.Batch
 	end     *knownEnd
+	limit   *limit
 	take    bool
 	release *release
 	refresh bool // write the checkpoint again with a new wall time
@@ -27,7 +28,8 @@ type message struct {
 
 type knownEnd struct {
 	input int
-	end   int64
+	end   int64 // last stable offset, -1 not known
+	high  int64 // high watermark, -1 not known
 }
 
 // release asks a worker to give a task up.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 func (t *taskRun) open() {
 	err := t.prepare()
 	if err == nil && t.hand() {
+		t.rt.broadcasts.subscribe(t)
 		return
 	}
 	t.giveBack(err)
@@ -297,11 +299,12 @@ func recordsToRead(f *changelog.Found, parts []changelog.Part) (n int64) {
 // wire makes the kernel of the task.
 func (t *taskRun) wire(d changelog.Decision) error {
 	p := t.rt.plan
-	inputs := make([]task.Input, len(t.inputs))
-	copy(inputs, t.inputs)
+	inputs := slices.Clone(t.inputs)
 	for i := range inputs {
 		inputs[i].Start = d.Inputs[i]
 	}
+	t.announced = p.broadcastInputs(t.sub)
+	inputs = append(inputs, t.announced...)
 	counts := make([]int32, len(t.sub.sinks))
 	for i, topic := range t.sub.sinks {
 		counts[i] = p.partitions(topic)
@@ -309,13 +312,17 @@ func (t *taskRun) wire(d changelog.Decision) error {
 	sinkBytes, changelogBytes := p.maxBytes(t.sub)
 	k, err := task.New(task.Config{
 		Context: t.rt.hard, ID: t.id, App: t.rt.cfg.App, Sub: t.sub.Subtopology, DB: t.db, Inputs: inputs,
-		SinkPartitions: counts, OnError: t.rt.cfg.OnError, MaxRecordBytes: sinkBytes, MaxChangelogBytes: changelogBytes,
-		Observer: t.observe, Release: t.group.fetched.release,
+		SinkPartitions: counts, Writers: p.writers(t.sub), MarkEvery: markEvery.Milliseconds(), OnError: t.rt.cfg.OnError, MaxRecordBytes: sinkBytes, MaxChangelogBytes: changelogBytes,
+		Observer: t.observe, Release: t.released,
 	}, task.Start{StreamTime: d.StreamTime, Now: max(d.Now, t.rt.cfg.Clock.Now().UnixMilli()), State: d.State})
 	if err != nil {
 		return fmt.Errorf("task %s: %w", t.id, err)
 	}
 	t.task = k
+	t.hold()
+	for i := range t.announced {
+		t.announced[i].Start = k.Positions()[len(t.inputs)+i]
+	}
 	t.rt.stats.wired(t.stats, d.Inputs, k.StreamTime())
 	return nil
 }
@@ -442,6 +449,9 @@ func (s *subPlan) hash() uint64 {
 	h := fnv.New64a()
 	for _, topic := range s.sources {
 		fmt.Fprintf(h, "source %q\n", topic)
+	}
+	for _, b := range s.broadcasts {
+		fmt.Fprintf(h, "broadcast %q %q\n", b.topic, b.store)
 	}
 	for _, st := range s.Stores {
 		fmt.Fprintf(h, "store %q %d %q %q\n", st.Name(), st.Kind(), st.KeyID(), st.ValueID())

@@ -39,8 +39,10 @@ type subPlan struct {
 	name       string // the identity recorded in the registry
 	tasks      int32
 	stateful   bool
-	records    bool              // its tasks have records in the tasks topic: they have state, or remember what they try again
-	sources    []string          // topic of each source
+	records    bool              // its tasks have records in the tasks topic: they have state, or remember their clock, or what they try again
+	sources    []string          // topics that the group reads
+	reads      []int             // of each of them, the source it is
+	broadcasts []broadcastInput  // topics of which every task reads all
 	sinks      []string          // topic of each sink
 	changelogs map[string]string // store -> topic
 	absorbs    []string          // names of subtopologies that have become part of this one
@@ -83,7 +85,7 @@ func (p *plan) inputs(s *subPlan, partition int32) []task.Input {
 	var in []task.Input
 	for i, topic := range s.sources {
 		if partition < p.partitions(topic) {
-			in = append(in, task.Input{Source: i, Topic: topic, Partition: partition})
+			in = append(in, task.Input{Source: s.reads[i], Topic: topic, Partition: partition})
 		}
 	}
 	return in

@@ -96,8 +96,8 @@ func (g *group) dispatch(fetches kgo.Fetches) (err error) {
 		run.queued(int64(batch.Bytes))
 		run.stats.end(input, p.LastStableOffset)
 		run.worker.mail.send(message{run: run, batch: batch, end: nil})
-		if len(run.inputs) > 1 && p.LastStableOffset >= 0 {
-			run.worker.mail.send(message{run: run, end: &knownEnd{input, p.LastStableOffset}})
+		if (len(run.inputs) > 1 || run.watched()) && p.LastStableOffset >= 0 {
+			run.worker.mail.send(message{run: run, end: &knownEnd{input, p.LastStableOffset, p.HighWatermark}})
 		}
 		g.tighten(run, input)
 	})

@@ -79,6 +79,7 @@ type Runtime struct {
 
 	admin           *kgo.Client
 	restorer        *changelog.Restorer
+	broadcasts      *broadcasts
 	plan            *plan
 	specs           []changelog.TopicSpec
 	found           map[string]changelog.Topic // as they were at start
@@ -227,6 +228,7 @@ func (r *Runtime) start(ctx context.Context) error {
 	if err := r.newRestorer(); err != nil {
 		return err
 	}
+	r.broadcasts = newBroadcasts(r)
 	if err := r.register(ctx); err != nil {
 		return err
 	}
@@ -283,7 +285,7 @@ func (r *Runtime) serve(ctx context.Context) error {
 	}
 	background, endBackground := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context){r.watchdog, r.watchEnds, r.verifyTopics, r.purge, r.refreshCheckpoints, r.limitHeapAsTablesGrow, r.watchLag, r.tellStats} {
+	for _, f := range []func(context.Context){r.watchdog, r.watchEnds, r.align, r.verifyTopics, r.purge, r.refreshCheckpoints, r.limitHeapAsTablesGrow, r.watchLag, r.tellStats} {
 		wg.Add(1)
 		go func() { defer wg.Done(); f(background) }()
 	}
@@ -409,6 +411,7 @@ func ids(runs []*taskRun) []processor.TaskID {
 
 // release gives back what start took.
 func (r *Runtime) release() {
+	r.broadcasts.close()
 	if r.restorer != nil {
 		r.restorer.Close()
 	}

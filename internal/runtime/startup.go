@@ -75,9 +75,13 @@ func (r *Runtime) survey(ctx context.Context) error {
 	widest := int32(1)
 	for _, sub := range r.cfg.Topology.Subtopologies() {
 		s := &subPlan{Subtopology: sub, name: sub.Name, tasks: tasks[sub.Name], stateful: len(sub.Stores) > 0, changelogs: map[string]string{}}
-		for _, src := range sub.Sources {
+		for i, src := range sub.Sources {
 			topic := src.Topic.Resolve(r.cfg.App)
-			s.sources = append(s.sources, topic)
+			if src.Broadcast != "" {
+				s.broadcasts = append(s.broadcasts, broadcastInput{source: i, topic: topic, store: src.Broadcast})
+				continue
+			}
+			s.sources, s.reads = append(s.sources, topic), append(s.reads, i)
 			p.byTopic[topic] = s
 		}
 		for _, sink := range sub.Sinks {
@@ -88,13 +92,17 @@ func (r *Runtime) survey(ctx context.Context) error {
 			s.changelogs[st.Name()] = topic
 			specs = append(specs, changelog.TopicSpec{Name: topic, Kind: changelog.ChangelogTopic, Partitions: s.tasks, Replication: r.cfg.ReplicationFactor})
 		}
-		s.records = s.stateful || r.cfg.OnError.Attempts > 0 || slices.ContainsFunc(sub.Nodes, func(n topology.NodeInfo) bool { return n.Policy.Attempts > 0 })
+		s.records = s.stateful || sub.Watermarks || r.cfg.OnError.Attempts > 0 || slices.ContainsFunc(sub.Nodes, func(n topology.NodeInfo) bool { return n.Policy.Attempts > 0 })
 		if s.records {
 			widest = max(widest, s.tasks)
 		}
 		p.subs = append(p.subs, s)
 	}
 	for ref, n := range throughs {
+		if ref.Global {
+			specs = append(specs, changelog.TopicSpec{Name: ref.Resolve(r.cfg.App), Kind: changelog.ChangelogTopic, Partitions: n, Replication: r.cfg.ReplicationFactor})
+			continue
+		}
 		specs = append(specs, changelog.TopicSpec{Name: ref.Resolve(r.cfg.App), Kind: changelog.RepartitionTopic, Partitions: n, Replication: r.cfg.ReplicationFactor})
 	}
 	specs = append(specs, changelog.TopicSpec{Name: p.tasksTopic, Kind: changelog.TasksTopic, Partitions: widest, Replication: r.cfg.ReplicationFactor})

@@ -61,9 +61,14 @@ type taskRun struct {
 	// Back-pressure: bytes on the way to the worker, and bytes its kernel holds.
 	pending  atomic.Int64
 	retained atomic.Int64
-	flow     sync.Mutex    // held while a partition is paused or resumed because of it: paused says what the client does
-	paused   []atomic.Bool // by input
-	held     atomic.Bool   // everything is paused because the task is not running yet
+	flow     sync.Mutex     // held while a partition is paused or resumed because of it: paused says what the client does
+	paused   []atomic.Bool  // by input
+	aligned  []alignedInput // set before the task runs; limits are the aligner's
+	floors   []atomic.Int64 // by input, where the aligned ones stand
+	held     atomic.Bool    // everything is paused because the task is not running yet
+
+	announced  []task.Input // broadcast inputs, each from where the task has read it
+	announcing atomic.Int64 // bytes of their records, wherever they are
 
 	stats *runStats
 
@@ -97,6 +102,7 @@ func newTaskRun(g *group, id processor.TaskID, sub *subPlan, incarnation uint64,
 		run.keys = append(run.keys, inputKey{in.Topic, in.Partition})
 	}
 	run.paused = make([]atomic.Bool, len(run.inputs))
+	run.floors = make([]atomic.Int64, len(run.inputs))
 	run.stats = rt.stats.run(run)
 	run.ctx, run.cancel = context.WithCancel(rt.hard)
 	run.held.Store(true)
@@ -276,6 +282,7 @@ func (t *taskRun) hand() bool {
 // close gives everything back: processors, database, directory. Called by whoever owns the fields at that time.
 func (t *taskRun) close() {
 	t.cancel()
+	t.rt.broadcasts.unsubscribe(t)
 	if t.worker != nil {
 		t.keeps(0)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/millrace-io/millrace/internal/fault"
+	"github.com/millrace-io/millrace/internal/task"
 	"github.com/millrace-io/millrace/observe"
 	"github.com/millrace-io/millrace/txn"
 )
@@ -146,7 +147,7 @@ func (w *worker) condemn(e *epoch, failures []txn.Failure) (progress bool) {
 		if p == nil || !refusesRecord(f.Err) {
 			continue
 		}
-		if p.run == nil || p.store != "" {
+		if p.run == nil || p.store != "" || p.sink == task.SinkControl {
 			w.rt.fail(errOurRecordRefused(p, f.Err))
 			continue
 		}

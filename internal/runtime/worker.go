@@ -138,7 +138,17 @@ func (w *worker) handle(m *message) {
 		}
 	case m.end != nil:
 		if m.run.task != nil && !m.run.gone {
-			m.run.task.SetEnd(m.end.input, m.end.end)
+			if m.end.end >= 0 {
+				m.run.task.SetEnd(m.end.input, m.end.end)
+			}
+			if m.end.high >= 0 {
+				m.run.task.SetHigh(m.end.input, m.end.high)
+			}
+			m.run.ready = true
+		}
+	case m.limit != nil:
+		if m.run.task != nil && !m.run.gone {
+			m.run.task.SetLimit(m.limit.input, m.limit.at)
 			m.run.ready = true
 		}
 	case m.take:
@@ -258,9 +268,9 @@ func (w *worker) join(run *taskRun) bool {
 	return true
 }
 
-// stepTask processes some records of one task and hands their outputs to the producer. ok is false when the epoch is
+// stepTask processes some records of one task and hands their outputs to the producer. done is how much it got done. ok is false when the epoch is
 // over: a record met policy Fail, or the producer failed.
-func (w *worker) stepTask(run *taskRun) (records int, ok bool) {
+func (w *worker) stepTask(run *taskRun) (done int, ok bool) {
 	limit := int64(stepRecords)
 	if w.narrow > 0 {
 		limit = min(limit, w.narrow-w.epoch.records)
@@ -272,19 +282,16 @@ func (w *worker) stepTask(run *taskRun) (records int, ok bool) {
 	res, err := run.task.Step(int(limit), w.interrupted)
 	w.beat.leave()
 	w.epoch.records += int64(res.Records + res.Timers)
+	done = res.Records + res.Timers + res.Moves
 	run.ready = res.More
 	if res.Waiting >= 0 {
 		run.group.flow(run, res.Waiting)
 	}
 
-	outs := run.task.Outputs()
-	for i := range outs {
-		w.produce(run, &outs[i])
-	}
-	w.epoch.outputs += int64(len(outs))
-	run.stats.outputs += int64(len(outs))
+	w.collect(run)
+	run.tellFloors()
 	if w.mayWrite() && !w.handOver() {
-		return res.Records + res.Timers, false
+		return done, false
 	}
 	run.keeps(run.task.Retained())
 	switch {
@@ -293,15 +300,15 @@ func (w *worker) stepTask(run *taskRun) (records int, ok bool) {
 		// What came before it was undone: all of it comes again, and the record fails again.
 	case diskFailed(err):
 		w.broken([]failedApply{{run, err}})
-		return res.Records + res.Timers, false
+		return done, false
 	default:
 		run.failed = true
 		w.rt.fail(err)
 	}
 	if err != nil {
-		return res.Records + res.Timers, false
+		return done, false
 	}
-	return res.Records + res.Timers, true
+	return done, true
 }
 
 func (w *worker) interrupted() bool { return w.hurry.Load() }

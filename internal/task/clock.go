@@ -110,7 +110,7 @@ func (t *Task) newClock() (*eventClock, error) {
 		return nil, nil
 	}
 	for i, sink := range t.w.sinks {
-		if sink.Topic.Through {
+		if sink.Topic.Through && !sink.Topic.Global {
 			c.told = append(c.told, told{sink: i, mark: -1})
 		}
 	}
@@ -193,11 +193,6 @@ func (t *Task) SetHigh(input int, high int64) {
 	}
 }
 
-// WatchesEnds reports whether the task wants to be told by SetHigh, although no record comes.
-func (t *Task) WatchesEnds() bool {
-	return t.clock != nil && (t.ordinary > 1 || len(t.clock.told) > 0)
-}
-
 // turn does what is due before the records of a Step: inputs may have fallen idle, or be no longer. It reports whether that makes
 // something to commit.
 func (t *Task) turn() (moved bool, err error) {
@@ -234,13 +229,22 @@ func (t *Task) wakeClock() int64 {
 	return max(t.now, t.clock.sentAt+t.c.MarkEvery)
 }
 
-// Finish ends the work of the epoch being filled: it puts among the outputs what has to go with it, which are the control records for the
-// tasks below. Call it before the last Outputs and Seal. It does nothing for an epoch that is not dirty.
-func (t *Task) Finish() {
-	c := t.clock
-	if c == nil || !t.Dirty() || !t.owed() {
-		return
+// Finish ends the work of the epoch being filled, if it has any: nodes do what they do before an epoch ends, and the watermark is put
+// among the outputs for the tasks below. Call it before the last Outputs and Seal. After an error the epoch cannot be ended: Discard
+// it, and fail the task with the error.
+func (t *Task) Finish() error {
+	if err := t.endEpoch(); err != nil {
+		return err
 	}
+	if t.clock != nil && t.Dirty() && t.owed() {
+		t.tell()
+	}
+	return nil
+}
+
+// tell puts control records among the outputs, one for each partition of each topic that is to be told something.
+func (t *Task) tell() {
+	c := t.clock
 	if t.records == 0 && !t.Moved() && t.now-c.sentAt < t.c.MarkEvery {
 		return // it is there only because time has passed
 	}

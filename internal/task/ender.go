@@ -11,7 +11,9 @@ import (
 type ending interface{ Enders() []topology.Ender }
 
 // epochOrigin is the origin of what a node does at the end of an epoch: neither a record nor a timer.
-func (t *Task) epochOrigin(node int) Origin { return Origin{Input: -1 - len(t.alarms), Offset: int64(node)} }
+func (t *Task) epochOrigin(node int) Origin {
+	return Origin{Input: -1 - len(t.alarms), Offset: int64(node)}
+}
 
 // endEpoch runs what nodes do before an epoch ends, if the epoch has anything in it.
 func (t *Task) endEpoch() error {

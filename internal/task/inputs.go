@@ -67,7 +67,7 @@ type cursor struct {
 }
 
 func newInput(in Input, source topology.Source) input {
-	made := input{Input: in, extract: source.Extractor, through: source.Topic.Through, tail: in.Start, end: unknownEnd, at: cursor{leader: -1}}
+	made := input{Input: in, extract: source.Extractor, through: source.Topic.Through && !source.Topic.Global, tail: in.Start, end: unknownEnd, at: cursor{leader: -1}}
 	if in.Broadcast != "" {
 		made.until = unknownEnd
 	}
@@ -194,6 +194,13 @@ func (t *Task) choose() int {
 			return -1
 		}
 		return 0
+	}
+	if t.clock != nil && t.clock.aligned { // who is held back depends on where all others stand
+		for i := range t.ordinary {
+			if t.inputs[i].head != nil {
+				t.time(i)
+			}
+		}
 	}
 	best, least := -1, int64(0)
 	for i := range t.ordinary {

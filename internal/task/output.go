@@ -44,7 +44,7 @@ func (t *Task) emit(sink int, key, value []byte, time int64, headers []processor
 	if time < 0 {
 		return t.atNode(node, "timestamp", errTimestamp)
 	}
-	if key == nil && value == nil && isClock(headers) && t.w.sinks[sink].Topic.Through {
+	if key == nil && value == nil && isClock(headers) && t.w.sinks[sink].Topic.Through && !t.w.sinks[sink].Topic.Global {
 		return t.atNode(node, "encode value", errReserved)
 	}
 	if sink < len(t.c.MaxRecordBytes) {
