@@ -171,7 +171,9 @@ type bench struct {
 	starts    []int64
 	start     Start
 	partition int32
-	calls     map[string]int // what flaky records count in; outlives a restart
+	calls     map[string]int      // what flaky records count in; outlives a restart
+	clock     *topology.Watermark // of every input that brings no watermarks
+	writers   []int32             // by input: tasks whose watermarks it brings
 }
 
 var counted = store.KeyValue("counts", serde.String(), serde.String())
@@ -215,6 +217,14 @@ func (b bench) open(t testing.TB) (*Task, *store.DB) {
 		w.sources = append(w.sources, topology.Source{Topic: topology.TopicRef{Name: "other"}, Node: nodeOther, Extractor: b.extract})
 		c.Inputs = append(c.Inputs, Input{Source: 1, Topic: "other", Partition: b.partition})
 	}
+	for i := range w.sources {
+		s := &w.sources[i]
+		s.Watermark = b.clock
+		if i < len(b.writers) && b.writers[i] > 0 {
+			s.InBand, s.Watermark, s.Topic.Through = true, nil, true
+		}
+	}
+	c.Writers, c.MarkEvery = b.writers, 1000
 	for i, at := range b.starts {
 		c.Inputs[i].Start = at
 	}

@@ -53,6 +53,23 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		d.MaybeScanArgs(t, "in", &in)
 		d.ScanArgs(t, "at", &at)
 		s.task.SetEnd(in, int64(at))
+	case "high":
+		in, at := 0, 0
+		d.MaybeScanArgs(t, "in", &in)
+		d.ScanArgs(t, "at", &at)
+		s.task.SetHigh(in, int64(at))
+	case "limit":
+		in, at := 0, 0
+		d.MaybeScanArgs(t, "in", &in)
+		d.ScanArgs(t, "at", &at)
+		s.task.SetLimit(in, int64(at))
+	case "finish":
+		if err := s.task.Finish(); err != nil {
+			fmt.Fprintf(&s.log, "error: %v\n", err)
+		}
+		s.outputs()
+	case "clock":
+		s.clock()
 	case "tick":
 		now := 0
 		d.ScanArgs(t, "now", &now)
@@ -109,6 +126,18 @@ func (s *script) topology(d *datadriven.TestData) {
 		d.Fatalf(s.t, "unknown topology %s", name)
 	}
 	s.bench.extract = d.HasArg("extractor")
+	if d.HasArg("bound") {
+		w := topology.Watermark{Idle: 30_000, Drift: -1}
+		d.ScanArgs(s.t, "bound", &w.Bound)
+		d.MaybeScanArgs(s.t, "idle", &w.Idle)
+		d.MaybeScanArgs(s.t, "drift", &w.Drift)
+		s.bench.clock = &w
+	}
+	if d.HasArg("in-band") {
+		var n int32
+		d.ScanArgs(s.t, "in-band", &n)
+		s.bench.writers = append(s.bench.writers, n)
+	}
 	d.MaybeScanArgs(s.t, "policy", &policy)
 	s.bench.policy = map[string]processor.Policy{
 		"inherit": {}, "fail": processor.Fail(), "skip": processor.Skip(), "dead-letter": processor.DeadLetter("dead"),
@@ -142,6 +171,12 @@ func (s *script) enqueue(d *datadriven.TestData) {
 	b := Batch{Input: in, Epoch: int32(leader), Bytes: 1000}
 	for line := range strings.Lines(d.Input) {
 		f := strings.Fields(line)
+		if f[1] == "mark" { // offset, "mark", upstream task, watermark, perhaps "idle"
+			m := ControlRecord{Partition: int32(number(f[2])), Watermark: number(f[3]), Idle: len(f) > 4}
+			r := topology.Raw{Offset: number(f[0]), Headers: []processor.Header{{Key: ClockHeader, Value: m.append(nil)}}}
+			b.Records, b.Next = append(b.Records, r), r.Offset+1
+			continue
+		}
 		r := topology.Raw{Offset: number(f[0]), Time: number(f[1]), Value: []byte(f[3])}
 		if f[2] != "-" {
 			r.Key = []byte(f[2])
@@ -179,6 +214,9 @@ func (s *script) step(d *datadriven.TestData) {
 	if r.Waiting >= 0 {
 		fmt.Fprintf(&s.log, ", waiting for %s", s.task.inputs[r.Waiting].Topic)
 	}
+	if r.Moves > 0 {
+		fmt.Fprintf(&s.log, ", %d moves of the clock", r.Moves)
+	}
 	if s.task.retry.until > 0 {
 		fmt.Fprintf(&s.log, ", parked, wakes at %d", s.task.Wake())
 	}
@@ -195,6 +233,14 @@ func (s *script) failed(f Failure) {
 
 func (s *script) outputs() {
 	for _, o := range s.task.Outputs() {
+		if o.Sink == SinkControl {
+			m, err := ParseControl(&topology.Raw{Headers: o.Headers})
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			fmt.Fprintf(&s.log, "%s/%d watermark %d of task %d, number %d, idle %v\n", o.Topic, o.Partition, m.Watermark, m.Partition, m.Sequence, m.Idle)
+			continue
+		}
 		fmt.Fprintf(&s.log, "%s/%d %s = %s @ %d", o.Topic, o.Partition, text(o.Key), value(o.Value), o.Time)
 		for _, h := range o.Headers {
 			fmt.Fprintf(&s.log, "\n    %s: %s", h.Key, h.Value)
@@ -225,6 +271,26 @@ func (s *script) epoch(e *Epoch) {
 	}
 	if e.Err != nil {
 		fmt.Fprintf(&s.log, "should not be sent: %v\n", e.Err)
+	}
+}
+
+// clock prints what the clock is made of.
+func (s *script) clock() {
+	fmt.Fprintf(&s.log, "clock %d\n", s.task.StreamTime())
+	for i := range s.task.clock.sources {
+		c, in := &s.task.clock.sources[i], &s.task.inputs[i]
+		fmt.Fprintf(&s.log, "%s/%d watermark %d", in.Topic, in.Partition, c.mark)
+		if s.task.idleInput(i) {
+			s.log.WriteString(", idle")
+		}
+		for _, up := range c.upstream {
+			fmt.Fprintf(&s.log, " [%d", up.mark)
+			if up.idle {
+				s.log.WriteString(" idle")
+			}
+			s.log.WriteString("]")
+		}
+		s.log.WriteString("\n")
 	}
 }
 
