@@ -27,7 +27,6 @@ type Task struct {
 	sealed  []pending
 	logs    map[string][]Change
 	commits []map[string]int // the ends of the logs after each
-	n       int
 }
 
 // Change is one record of a changelog. A nil Value is a tombstone.
