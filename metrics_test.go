@@ -27,8 +27,12 @@ import (
 	"github.com/millrace-io/millrace/observe"
 	"github.com/millrace-io/millrace/observe/prom"
 	"github.com/millrace-io/millrace/processor"
+	"github.com/millrace-io/millrace/serde"
+	"github.com/millrace-io/millrace/store"
 	"github.com/millrace-io/millrace/stream"
+	"github.com/millrace-io/millrace/timers"
 	"github.com/millrace-io/millrace/topology"
+	"github.com/millrace-io/millrace/ttl"
 )
 
 // watched runs an application that the test looks at; stop ends it and returns what Run returned.
@@ -748,4 +752,73 @@ func BenchmarkFigures(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/record")
 		})
 	}
+}
+
+var (
+	wakes = timers.New("wakes", serde.String(), timers.EventTime)
+	brief = store.KeyValue("brief", serde.String(), serde.String(), store.WithTTL(ttl.AfterWrite(time.Hour).EventTime()))
+)
+
+// sleeper notes each word for an hour and sets a timer an hour from it.
+type sleeper struct {
+	wakes *timers.Set[string]
+	brief *store.KV[string, string]
+}
+
+func (p *sleeper) Init(ctx processor.InitContext) (err error) {
+	if p.wakes, err = wakes.In(ctx); err != nil {
+		return err
+	}
+	p.brief, err = brief.In(ctx)
+	return err
+}
+
+func (p *sleeper) Process(ctx processor.Context[string, string], r processor.Record[string, string]) error {
+	if err := p.brief.Put(r.Key, r.Value); err != nil {
+		return err
+	}
+	return p.wakes.Set(r.Key, r.Time.Add(time.Hour))
+}
+
+// OnTimer finds the word dead, whether or not it was cleaned up.
+func (p *sleeper) OnTimer(_ processor.Context[string, string], f timers.Fired[string]) error {
+	_, _, err := p.brief.Get(f.Key)
+	return err
+}
+
+// TestTimersAndExpiredRowsShow: nine timers wait; a record two hours later has them fire, and the rows they were set with are found dead.
+func TestTimersAndExpiredRowsShow(t *testing.T) {
+	addrs := broker(t, 1)
+	cl := client(t, addrs)
+	base := time.UnixMilli(1_700_000_000_000)
+	produce := func(key string, at time.Time) {
+		t.Helper()
+		if err := cl.ProduceSync(context.Background(), &kgo.Record{Topic: "words", Key: []byte(key), Value: []byte("x"), Timestamp: at}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 9 {
+		produce(fmt.Sprint("k", i), base)
+	}
+	b := stream.NewBuilder()
+	stream.Process(stream.From(b, words), func() processor.Processor[string, string, string, string] { return &sleeper{} }, wakes, brief)
+	top, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, _ := watched(t, addrs, top, millrace.StateDir(t.TempDir()), millrace.Workers(1), millrace.MetricsListener("127.0.0.1:0"))
+	shown := func(what string, records, pending, fired, expired float64) {
+		t.Helper()
+		eventually(t, what, func() bool {
+			if app.MetricsAddr() == "" {
+				return false
+			}
+			f := scrape(t, app)
+			return sum(f, "records_total") == records && sum(f, "timers_pending") == pending && sum(f, "timers_fired_total") == fired &&
+				sum(f, "store_expired_total", "store=brief") == expired && sum(f, "clock_lag_seconds") > 0
+		})
+	}
+	shown("nine timers", 9, 9, 0, 0)
+	produce("late", base.Add(2*time.Hour))
+	shown("nine have fired", 10, 1, 9, 9)
 }
