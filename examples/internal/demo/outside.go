@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -46,12 +47,18 @@ func (o *outside) close() { o.client.Close() }
 
 // create makes the topics the topology reads and writes. Those the application owns it makes itself.
 func (o *outside) create(ctx context.Context, top *stream.Topology) error {
-	names := topics(top)
-	answers, err := o.admin.CreateTopics(ctx, partitions, -1, nil, names...)
+	wide, single := topics(top), broadcast(top)
+	wide = slices.DeleteFunc(wide, func(name string) bool { return slices.Contains(single, name) })
+	answers, err := o.admin.CreateTopics(ctx, partitions, -1, nil, wide...)
+	if err == nil && len(single) > 0 {
+		var more kadm.CreateTopicResponses
+		more, err = o.admin.CreateTopics(ctx, 1, -1, nil, single...)
+		maps.Copy(answers, more)
+	}
 	if err != nil {
 		return fmt.Errorf("create the topics of the example: %w", unreachable(o.client, err))
 	}
-	for _, name := range names {
+	for _, name := range append(wide, single...) {
 		switch err := answers[name].Err; {
 		case errors.Is(err, kerr.TopicAlreadyExists):
 			return fmt.Errorf("topic %s is there already, from an earlier run: add -again to delete it and everything else that run left in the cluster", name)
@@ -112,6 +119,20 @@ func topics(top *stream.Topology) []string {
 		for _, sink := range s.Sinks {
 			if !sink.Topic.Through {
 				names = append(names, sink.Topic.Name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// broadcast are the topics that every task reads all of: they have one partition.
+func broadcast(top *stream.Topology) []string {
+	var names []string
+	for _, s := range top.Subtopologies() {
+		for _, src := range s.Sources {
+			if src.Broadcast != "" && !src.Topic.Through {
+				names = append(names, src.Topic.Name)
 			}
 		}
 	}
