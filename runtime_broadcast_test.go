@@ -269,3 +269,52 @@ func TestBroadcastPartitions(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 }
+
+// TestState/RS-1: 128 partitions, each with one key and a state of its own, on two instances, one, three and two. Each key goes on from
+// its state wherever it is: readTotals finds a count that begins again, or is another key's.
+func TestState(t *testing.T) {
+	t.Run("RS-1", func(t *testing.T) {
+		const keys = 128
+		addrs := broker(t, keys)
+		in := client(t, addrs, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+		rounds := 0
+		feed := func() {
+			t.Helper()
+			for p := range keys {
+				for range p%3 + 1 { // states differ
+					in.Produce(context.Background(), &kgo.Record{Topic: "words", Partition: int32(p), Key: fmt.Appendf(nil, "key %d", p), Value: []byte("x")}, nil)
+				}
+			}
+			if err := in.Flush(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			rounds++
+			got := readTotals(t, addrs, rounds*255)
+			for p := range keys {
+				if n := got[fmt.Sprintf("key %d", p)]; n != int64(rounds*(p%3+1)) {
+					t.Errorf("key %d counts %d after %d rounds", p, n, rounds)
+				}
+			}
+		}
+		dirs := t.TempDir()
+		run := func(name string) *running {
+			return launch(t, addrs, countWords(t), millrace.StateDir(filepath.Join(dirs, name)))
+		}
+		stop := func(r *running) {
+			t.Helper()
+			if err := r.stop(t, 20*time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a, b := run("a"), run("b")
+		feed()
+		stop(a)
+		feed()
+		a, c := run("a"), run("c")
+		feed()
+		stop(b)
+		feed()
+		stop(a)
+		stop(c)
+	})
+}
