@@ -18,9 +18,6 @@ import (
 	"github.com/millrace-io/millrace/store"
 )
 
-// same upgrades a value to itself: here it is the forms that matter.
-func same[T any](v T) (T, error) { return v, nil }
-
 func text(v int64) (string, error) { return fmt.Sprint(v), nil }
 
 // payments is the store of the tests, with the codec of its values.

@@ -1,6 +1,11 @@
 package store
 
-import "github.com/millrace-io/millrace/serde"
+import (
+	"fmt"
+	"slices"
+
+	"github.com/millrace-io/millrace/serde"
+)
 
 // codecs is what a declaration says of its codecs beside their ids.
 type codecs interface {
@@ -30,6 +35,19 @@ func Usable(s Spec) error {
 		return o.codecs.usable()
 	}
 	return nil
+}
+
+// sameStore reports whether two declarations are of the same rows: a version that only one of them knows would be read as another.
+func sameStore(a, b Spec) bool {
+	return a.Kind() == b.Kind() && a.KeyID() == b.KeyID() && a.ValueID() == b.ValueID() && slices.Equal(Forms(a), Forms(b))
+}
+
+// formsOf names the codec of a store's values, with its versions if it has any.
+func formsOf(s Spec) string {
+	if forms := Forms(s); len(forms) > 1 || forms[0].Version > 1 {
+		return fmt.Sprint(forms)
+	}
+	return s.ValueID()
 }
 
 // codecsOf are the codecs of a store with keys and values.

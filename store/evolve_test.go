@@ -323,6 +323,20 @@ func TestEvolveUpgradeFails(t *testing.T) {
 	}
 }
 
+// A store is opened with the versions it was attached with: rows would be read as another version else.
+func TestEvolveOpenedOtherwise(t *testing.T) {
+	plain, versions := store.KeyValue("s", serde.String(), serde.String()), store.KeyValue("s", serde.String(), codec2)
+	k := storetest.NewTask(t, engines["memory"], store.Options{}, plain)
+	if _, err := versions.In(k.DB); fault.Code(err) != "store/other-type" || !strings.Contains(err.Error(), "version 2 (string)") {
+		t.Error(err)
+	}
+	must(t, second(plain.In(k.DB)))
+	k = storetest.NewTask(t, engines["memory"], store.Options{}, store.List("s", serde.String(), codec2))
+	if _, err := store.List("s", serde.String(), serde.String()).In(k.DB); fault.Code(err) != "store/other-type" {
+		t.Error(err)
+	}
+}
+
 func TestForms(t *testing.T) {
 	str := serde.String()
 	for _, c := range []struct {

@@ -34,11 +34,11 @@ func openRows(src Source, s Spec) (*Rows, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d := rows.spec; d.Kind() != s.Kind() || d.KeyID() != s.KeyID() || d.ValueID() != s.ValueID() {
+	if d := rows.spec; !sameStore(d, s) {
 		return nil, &fault.Error{
 			Code: "store/other-type", Kind: fault.Config, Thing: "store", Value: s.Name(),
 			Reason: fmt.Sprintf("it is attached as %s store with key %s and value %s, and opened as %s store with key %s and value %s",
-				d.Kind(), d.KeyID(), d.ValueID(), s.Kind(), s.KeyID(), s.ValueID()),
+				d.Kind(), d.KeyID(), formsOf(d), s.Kind(), s.KeyID(), formsOf(s)),
 			Remedy: "declare the store once and use that value everywhere",
 		}
 	}

@@ -34,11 +34,11 @@ func (s KeyValueSpec[K, V]) In(src Source) (*KV[K, V], error) {
 	if err != nil {
 		return nil, err
 	}
-	if d := rows.spec; d.Kind() != s.Kind() || d.KeyID() != s.KeyID() || d.ValueID() != s.ValueID() {
+	if d := rows.spec; !sameStore(d, s) {
 		return nil, &fault.Error{
 			Code: "store/other-type", Kind: fault.Config, Thing: "store", Value: s.name,
 			Reason: fmt.Sprintf("it is attached with key %s and value %s, and opened with key %s and value %s",
-				d.KeyID(), d.ValueID(), s.KeyID(), s.ValueID()),
+				d.KeyID(), formsOf(d), s.KeyID(), formsOf(s)),
 			Remedy: "declare the store once and use that value everywhere",
 		}
 	}

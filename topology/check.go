@@ -235,7 +235,11 @@ func storeIDs(s store.Spec) (ids string, fail *fault.Error) {
 	if s.KeyID() == noID || s.ValueID() == noID {
 		return "", none
 	}
-	return s.KeyID() + " -> " + s.ValueID(), nil
+	ids = s.KeyID() + " -> " + s.ValueID()
+	if forms := store.Forms(s); len(forms) > 1 || forms[0].Version > 1 {
+		ids += fmt.Sprint(" ", forms)
+	}
+	return ids, nil
 }
 
 // unusable says where a codec is that cannot be used there.
