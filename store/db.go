@@ -57,7 +57,7 @@ type DB struct {
 	now      int64   // of SetClocks; below 0 is none
 	eventNow int64
 	pending  bool   // a store waits for its clock to have a value
-	steps    int    // savepoints since the last Sweep
+	steps    int    // records since the last Sweep: savepoints
 	turn     int    // the store that was cleaned up last
 	owes     bool   // the engine may have rows whose tombstone is owed
 	debt     bool   // and there may be such as are still to be written
@@ -204,6 +204,11 @@ func (db *DB) SetTime(ms int64) { db.time = ms }
 
 // Savepoint forgets the undo journal: Rollback will return to this state. Scans that are still open end here.
 func (db *DB) Savepoint() {
+	db.steps++
+	db.save()
+}
+
+func (db *DB) save() {
 	if len(db.scans) > 0 {
 		db.endScans()
 	}
@@ -212,7 +217,6 @@ func (db *DB) Savepoint() {
 		db.undone = nil
 	}
 	db.undone = db.undone[:0]
-	db.steps++
 	if db.savepoint != math.MaxUint32 {
 		db.savepoint++
 	}
@@ -243,7 +247,7 @@ func (db *DB) Rollback() {
 	}
 	// A new savepoint, not just an empty journal: versions say at which savepoint they were last written to the journal,
 	// and what the journal said is gone.
-	db.Savepoint()
+	db.save()
 }
 
 // Dirty reports whether the epoch being filled has writes that go to a changelog.
@@ -251,7 +255,7 @@ func (db *DB) Dirty() bool { return db.filling().Len() > 0 }
 
 // Seal freezes the epoch being filled and begins a new one. The returned Epoch may be empty. It is also a Savepoint.
 func (db *DB) Seal() *Epoch {
-	db.Savepoint()
+	db.save()
 	if !db.scanned {
 		db.order = nil // nobody scans: stop paying for the order
 	}

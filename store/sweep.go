@@ -125,8 +125,8 @@ func (db *DB) Sweep(rows int) (done int, more bool, err error) {
 	if len(db.lives) == 0 && !db.debt {
 		return 0, false, nil
 	}
-	db.Savepoint()
-	steps := db.steps - 1 // without this one
+	db.save()
+	steps := db.steps
 	if done, err = db.payDebt(rows); err != nil {
 		return done, false, err
 	}
@@ -144,7 +144,7 @@ func (db *DB) Sweep(rows int) (done int, more bool, err error) {
 		}
 		more = more || l.sweep.running || l.isTime(now)
 	}
-	db.Savepoint()
+	db.save()
 	db.steps = 0
 	return done, more, nil
 }

@@ -5,6 +5,8 @@ const (
 	tidyRows    = 256  // looked at by a Step, and
 	tidyPerUnit = 4    // more for each record or timer of it,
 	tidyMost    = 4096 // at most
+
+	tidyBytes = 1 << 20 // of rows that are not committed: then they are
 )
 
 // tidy does a share of the state's house-keeping, as part of the epoch being filled: rows whose time to live is over, and rows of
@@ -19,7 +21,7 @@ func (t *Task) tidy(units int) error {
 	if err == nil && budget > n {
 		_, _, err = t.db.SweepGarbage(budget - n)
 	}
-	if t.db.Dirty() {
+	if t.db.Dirty() || t.db.OverlayBytes() > tidyBytes { // rows that no changelog has need a commit too, some time
 		t.touched = true
 	}
 	return err
