@@ -102,6 +102,8 @@ func figures() []figure {
 			text: "400 records a second go on all the time. The clock starts at the kill; the answer is the first committed output of a record that was sent after it. Without static membership Kafka believes for a session timeout that the dead member lives."},
 		{name: "restore", title: "Restore after kill -9 and the loss of the disk", base: "raw-ingest", peers: true, quick: true, programs: oursOnly, run: (*bench).restores,
 			text: "The bare loops read the same changelog into Pebble: sorted into one table per partition that is ingested, and with one batch per fetch. Records/s are those of the restore alone."},
+		{name: "state", title: "Operations on state, one core", alone: true, programs: oursOnly, unit: "operations/s", run: (*bench).states,
+			text: "Single operations by the names that Flink's benchmarks have: 500,000 keys, values of 8 bytes, 10 entries in a map. Records/s are operations."},
 		{name: "memory", title: "Memory over time at a limit of 256 MiB, 10 million keys", alone: true, programs: oursOnly, unit: "MiB", run: (*bench).memories,
 			text: "Every key once per round, in a random order, at a fixed rate. Resident memory of the process each second."},
 	}

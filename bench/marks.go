@@ -101,12 +101,28 @@ func marks() []mark {
 		{"kill", "kill -9 to next output, 1 GB of state, static membership", "<= 5 s", most("kill", "1 GB, static", back, 5, "%.1f s")},
 		{"kill", "the same without static membership", "<= session + 2 s", backWithoutStatic},
 		{"kill", "stores rebuilt after it", "0", nothingRebuilt},
+		{"state", "get of a value in memory, one core", ">= 2M/s", operations("valueGet", 2e6)},
+		{"state", "update of a value in memory, one core", ">= 2M/s", operations("valueUpdate", 2e6)},
+		{"state", "get of a row on disk, one core", ">= 200,000/s", operations("get of a row that is on disk", 200_000)},
+		{"state", "rows applied in batches, one core", ">= 1M/s", operations("rows applied in batches", 1e6)},
 		{"memory", "peak memory at a limit of 256 MiB, 10M keys", "<= 1.25 x limit + 64 MiB", peakMemory},
 		{"memory", "growth over the last third", "none (<= 1.05)", most("memory", memoryCase, memoryGrowth, 1.05, "%.2f")},
 		{"partitions", "256 partitions beside 4", ">= 0.85", manyBesideFew},
 		{"partitions", "idle CPU at 256 partitions", "<= 3 % of a core", most("partitions", "256", idle, 0.03, "%.3f cores")},
 		{"count", "allocations per record, warm keys", "<= 1", most("count", hot, func(r result) float64 { return r.Allocs }, 1, "%.2f")},
 		{"count", "bytes allocated per record, warm keys", "<= 200", most("count", hot, func(r result) float64 { return r.AllocBytes }, 200, "%.0f")},
+	}
+}
+
+// operations of one kind, on Pebble, in a second.
+func operations(name string, least float64) measured {
+	return func(s sections) (string, float64, bool) {
+		one, _ := s.of("state")
+		c, ok := one.cell(name, "pebble")
+		if !ok {
+			return "", 0, false
+		}
+		return thousands(c.mid(rate)) + "/s", c.mid(rate) / least, true
 	}
 }
 

@@ -169,5 +169,8 @@ func (s sections) write(dir string) error {
 			errs = append(errs, draw(filepath.Join(dir, figuresDir, f.name+".svg"), f, one))
 		}
 	}
+	if one, ok := s.of("state"); ok {
+		errs = append(errs, one.costs(dir))
+	}
 	return errors.Join(errs...)
 }
