@@ -45,7 +45,7 @@ type config struct {
 
 func main() {
 	c := config{}
-	flag.StringVar(&c.workload, "workload", "count", "count, regroup, poison, eos or one of the mistaken ones")
+	flag.StringVar(&c.workload, "workload", "count", "count, regroup, poison, eos, bells or one of the mistaken ones")
 	flag.StringVar(&c.topics, "topics", "t", "prefix of the topics' names")
 	flag.StringVar(&c.dump, "dump", "", "directory for the contents of stores, written when a task closes")
 	flag.StringVar(&c.hold, "hold", "", `file to wait for in the handler at key "hold"`)
@@ -103,6 +103,8 @@ func (c config) build() (*topology.Topology, error) {
 	switch c.workload {
 	case "count":
 		return c.count()
+	case "bells":
+		return c.bells()
 	case "regroup":
 		return c.regroup()
 	case "poison":
