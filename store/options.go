@@ -11,6 +11,7 @@ type options struct {
 	ttl    ttl.Policy
 	width  int    // of every key of a keyed store, 0 when they differ
 	codecs codecs // nil where values have one form and codecs no limits
+	lacks  string // a function that the declaration needs and has not
 }
 
 func makeOptions(opts []Option) (o options) {
@@ -27,3 +28,6 @@ func (o options) settings() options { return o }
 // changed and taken back between two starts; entries from before it was given live for as long as it says, counted from
 // the first start with it. Build refuses a policy that is not valid.
 func WithTTL(p ttl.Policy) Option { return func(o *options) { o.ttl = p } }
+
+// Validate returns what is wrong with the options of a declaration, or nil.
+func (o options) Validate() error { return o.ttl.Validate() }

@@ -132,11 +132,11 @@ func (r *Rows) drop(full []byte) error {
 	return nil
 }
 
-// ApproximateLen estimates the number of rows: what the engine estimated once, and what is known to have come and gone
-// since. For a store that began empty and was read before it was written (as KV.PutIfAbsent, KV.Delete and any
-// read-modify-write do) it is exact. Of rows written blindly it is not known whether they were new; when many of them
-// have gathered the engine is asked again, and with Pebble that may count rows twice that were overwritten since the last
-// compaction.
+// ApproximateLen estimates the number of rows, dead ones that are not yet removed among them: what the engine estimated once,
+// and what is known to have come and gone since. For a store that began empty and was read before it was written (as
+// KV.PutIfAbsent, KV.Delete and any read-modify-write do) it is exact. Of rows written blindly it is not known whether they
+// were new; when many of them have gathered the engine is asked again, and with Pebble that may count rows twice that were
+// overwritten since the last compaction.
 func (r *Rows) ApproximateLen() int64 {
 	if r.db.closed {
 		return 0

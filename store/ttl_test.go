@@ -145,6 +145,13 @@ func listSpec(o ...store.Option) store.ListSpec[string, string] {
 	return store.List("s", str, str, o...)
 }
 
+// fixedSpec has elements of fixed length: numbers of written texts.
+func fixedSpec(o ...store.Option) store.ListSpec[string, int64] {
+	return store.List("s", str, serde.Int64(), o...)
+}
+
+var fixedTexts []string
+
 func mapSpec(o ...store.Option) store.MapSpec[string, string, string] {
 	return store.Map("s", str, str, str, o...)
 }
@@ -192,6 +199,22 @@ var ttlKinds = []ttlKind{
 		return cell{
 			write: func(id, v string) error { return h.Replace(id, []string{v}) },
 			read:  func(id string) (string, bool, error) { return only(h.Slice(id)) },
+			clear: h.Clear,
+		}
+	}),
+	kindOf("list, fixed length", fixedSpec, func(h store.ListState[string, int64]) cell {
+		return cell{
+			write: func(id, v string) error {
+				fixedTexts = append(fixedTexts, v)
+				return h.Replace(id, []int64{int64(len(fixedTexts) - 1)})
+			},
+			read: func(id string) (string, bool, error) {
+				all, err := h.Slice(id)
+				if err != nil || len(all) == 0 {
+					return "", false, err
+				}
+				return fixedTexts[all[0]], true, nil
+			},
 			clear: h.Clear,
 		}
 	}),
