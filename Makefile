@@ -75,7 +75,7 @@ test: ## everything: lint, unit tests without and with the race detector, exampl
 	$(MAKE) --no-print-directory run-itest
 
 conformance: ## run the acceptance cases of stateful processing and write docs/conformance.md
-	$(GO) run ./internal/conformance
+	$(GO) run ./cmd/conformance
 
 bench: kafka ## all figures beside bare client loops, on one real broker; bench/RESULTS.md (half an hour)
 	$(GO) run ./bench $(BENCHFLAGS)

@@ -202,7 +202,7 @@ func (s *Set[K]) encode(namespace string, key K, at time.Time) ([]byte, error) {
 	ms := at.UnixMilli()
 	if ms < 0 {
 		return nil, &fault.Error{
-			Code: "timers/before-1970", Kind: fault.Record, Thing: "timer of " + s.spec.Name(), Value: at.UTC().Format(time.RFC3339Nano),
+			Code: "timers/negative-time", Kind: fault.Record, Thing: "timer of " + s.spec.Name(), Value: at.UTC().Format(time.RFC3339Nano),
 			Reason: "event and processing time begin with 1970", Remedy: "set timers at times of records, or later",
 		}
 	}

@@ -52,9 +52,6 @@ var rooms = map[string]string{
 	"internal/kafkatest": "devkafka",
 	"internal/sim":       "internal/task topology processor store changelog",
 	"internal/lint":      "",
-
-	// Programs for those who work on it.
-	"internal/conformance": "",
 }
 
 // everywhere is what every room may import: leaves that nearly everybody needs.
