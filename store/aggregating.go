@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 
 	"github.com/millrace-io/millrace/internal/fault"
@@ -19,7 +20,16 @@ type Aggregator[In, Acc, Out any] struct {
 
 // Aggregating declares a store with one accumulator per key, and per key and namespace.
 func Aggregating[K, In, Acc, Out any](name string, key serde.Serde[K], acc serde.Serde[Acc], a Aggregator[In, Acc, Out], opts ...Option) AggregatingSpec[K, In, Acc, Out] {
-	return AggregatingSpec[K, In, Acc, Out]{name, key, acc, a, keyedOptions(key, acc, opts)}
+	o := keyedOptions(key, acc, opts)
+	switch {
+	case a.New == nil:
+		o.lacks = "Aggregator.New"
+	case a.Add == nil:
+		o.lacks = "Aggregator.Add"
+	case a.Result == nil:
+		o.lacks = "Aggregator.Result"
+	}
+	return AggregatingSpec[K, In, Acc, Out]{name, key, acc, a, o}
 }
 
 // AggregatingSpec declares an Aggregating store.
@@ -46,13 +56,8 @@ func (s AggregatingSpec[K, In, Acc, Out]) ValueID() string { return serde.ID(s.a
 // In opens the store as a node sees it.
 func (s AggregatingSpec[K, In, Acc, Out]) In(src Source) (AggregatingState[K, In, Acc, Out], error) {
 	none := AggregatingState[K, In, Acc, Out]{}
-	switch {
-	case s.a.New == nil:
-		return none, errNoFunction(s.name, "Aggregator.New")
-	case s.a.Add == nil:
-		return none, errNoFunction(s.name, "Aggregator.Add")
-	case s.a.Result == nil:
-		return none, errNoFunction(s.name, "Aggregator.Result")
+	if err := Usable(s); err != nil {
+		return none, fmt.Errorf("store %s: %w", s.name, err)
 	}
 	rows, err := openRows(src, s)
 	if err != nil {

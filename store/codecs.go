@@ -24,12 +24,15 @@ func Forms(s Spec) []serde.Form {
 	return []serde.Form{{Version: 1, ID: s.ValueID()}}
 }
 
-// Usable reports whether the codecs of a declaration can be those of a store (serde.Restricted), and its time to live can be:
-// nil, or why not.
+// Usable reports whether the codecs of a declaration can be those of a store (serde.Restricted), its time to live can be, and
+// it has the functions it needs: nil, or why not.
 func Usable(s Spec) error {
 	o := s.settings()
 	if err := o.ttl.Validate(); err != nil {
 		return err
+	}
+	if o.lacks != "" {
+		return errNoFunction(o.lacks)
 	}
 	if o.codecs != nil {
 		return o.codecs.usable()

@@ -360,9 +360,9 @@ func errNilSlice(rows *Rows) error {
 	}
 }
 
-func errNoFunction(name, what string) error {
+func errNoFunction(what string) error {
 	return &fault.Error{
-		Code: "store/no-function", Kind: fault.Config, Thing: "store", Value: name, Reason: what + " is nil",
+		Code: "store/no-function", Kind: fault.Config, Thing: "function", Value: what, Reason: "it is nil",
 		Remedy: "declare the store with it",
 	}
 }

@@ -1,11 +1,19 @@
 package store
 
-import "github.com/millrace-io/millrace/serde"
+import (
+	"fmt"
+
+	"github.com/millrace-io/millrace/serde"
+)
 
 // Reducing declares a store with one value per key, and per key and namespace, which is all that was added, combined by reduce.
 // reduce must depend on its arguments alone; it may change and return old.
 func Reducing[K, V any](name string, key serde.Serde[K], value serde.Serde[V], reduce func(old, added V) V, opts ...Option) ReducingSpec[K, V] {
-	return ReducingSpec[K, V]{name, key, value, reduce, keyedOptions(key, value, opts)}
+	o := keyedOptions(key, value, opts)
+	if reduce == nil {
+		o.lacks = "reduce"
+	}
+	return ReducingSpec[K, V]{name, key, value, reduce, o}
 }
 
 // ReducingSpec declares a Reducing store.
@@ -31,8 +39,8 @@ func (s ReducingSpec[K, V]) ValueID() string { return serde.ID(s.value) }
 
 // In opens the store as a node sees it.
 func (s ReducingSpec[K, V]) In(src Source) (ReducingState[K, V], error) {
-	if s.reduce == nil {
-		return ReducingState[K, V]{}, errNoFunction(s.name, "reduce")
+	if err := Usable(s); err != nil {
+		return ReducingState[K, V]{}, fmt.Errorf("store %s: %w", s.name, err)
 	}
 	rows, err := openRows(src, s)
 	if err != nil {

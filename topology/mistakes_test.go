@@ -121,6 +121,12 @@ var mistakes = map[string]func(b *topology.Builder){
 		idle := store.KeyValue("idle", serde.String(), serde.Int64(), store.WithTTL(ttl.AfterAccess(time.Hour).RefreshEvery(2*time.Hour)))
 		topology.AddProcessor("q", apply(forward), []store.Spec{idle}, src)
 	},
+	"store-lacks-function": func(b *topology.Builder) {
+		src := topology.AddSource(b, "", numbers)
+		topology.AddProcessor("p", apply(forward), []store.Spec{store.Reducing("best", serde.String(), serde.Int64(), nil)}, src)
+		counting := store.Aggregator[int64, int64, int64]{New: func() int64 { return 0 }, Result: func(n int64) int64 { return n }}
+		topology.AddProcessor("q", apply(forward), []store.Spec{store.Aggregating("count", serde.String(), serde.Int64(), counting)}, src)
+	},
 	"type-conflict": func(b *topology.Builder) {
 		src := topology.AddSource(b, "", numbers)
 		topology.AddSource(b, "again", topology.NewTopic("numbers", serde.String(), serde.String()))
