@@ -26,6 +26,7 @@ type eventClock struct {
 	settled int64    // the clock when last no timer up to it was left: what has been sent before is not late
 	idle    bool     // every input is
 	aligned bool     // some input may be held back
+	news    bool     // an input has fallen idle, which the epoch has to keep
 	err     error    // a generator could not be set back: the next Step says so
 }
 
@@ -188,8 +189,8 @@ func (t *Task) SetHigh(input int, high int64) {
 		s.since = -1
 	case s.since < 0 || s.at != in.tail:
 		s.since, s.at = t.now, in.tail
-	case s.Watermark != nil && s.Idle > 0 && t.now-s.since >= s.Idle:
-		s.idle = true
+	case s.Watermark != nil && s.Idle > 0 && t.now-s.since >= s.Idle && !s.idle:
+		s.idle, t.clock.news = true, true
 	}
 }
 
@@ -202,8 +203,8 @@ func (t *Task) turn() (moved bool, err error) {
 	}
 	was := t.streamTime
 	t.raise()
-	moved = t.streamTime != was || !t.Dirty() && t.owed() && t.now-c.sentAt >= t.c.MarkEvery
-	t.touched = t.touched || moved
+	moved = t.streamTime != was || c.news || !t.Dirty() && t.owed() && t.now-c.sentAt >= t.c.MarkEvery
+	t.touched, c.news = t.touched || moved, false
 	return moved, nil
 }
 
@@ -236,10 +237,25 @@ func (t *Task) Finish() error {
 	if err := t.endEpoch(); err != nil {
 		return err
 	}
-	if t.clock != nil && t.Dirty() && t.owed() {
-		t.tell()
+	if t.clock != nil && t.Dirty() {
+		t.advancing = t.advancing && t.eventDue()
+		if t.owed() {
+			t.tell()
+		}
 	}
 	return nil
+}
+
+// eventDue reports whether a timer up to the event-time clock is left.
+func (t *Task) eventDue() bool {
+	for i := range t.alarms {
+		if q := t.alarms[i].Queue; q.EventTime() {
+			if at, ok, err := q.Head(); err != nil || ok && at <= t.streamTime {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // tell puts control records among the outputs, one for each partition of each topic that is to be told something.
@@ -415,7 +431,7 @@ func (c *eventClock) restore(m *clockMark) {
 		}
 	}
 	copy(c.told, m.told)
-	c.settled = -1
+	c.settled, c.news = -1, false
 }
 
 const generatorMax = 4 << 10 // bytes a generator may keep
