@@ -1,0 +1,4 @@
+package topology
+
+// IsLate is the rule of Stage.Late.
+var IsLate = late
