@@ -21,23 +21,55 @@ func TestReadmeProgramCompiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	blocks := goBlock.FindAllStringSubmatch(string(text), -1)
-	if len(blocks) != 1 {
-		t.Fatalf("the README has %d Go programs, and this test knows one", len(blocks))
+	if len(blocks) != 2 {
+		t.Fatalf("the README has %d Go programs, and this test knows two", len(blocks))
 	}
-	dir := t.TempDir()
-	source := filepath.Join(dir, "main.go")
-	if err := os.WriteFile(source, []byte(blocks[0][1]), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	// In the root, so that the imports are this module's.
-	for _, args := range [][]string{{"vet", source}, {"build", "-o", filepath.Join(dir, "wordcount"), source}} {
-		cmd := exec.Command("go", args...)
-		cmd.Dir = ".."
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("go %s: %v\n%s", args[0], err, out)
+	for i, program := range []string{blocks[0][1], aroundState[0] + blocks[1][1] + aroundState[1]} {
+		dir := t.TempDir()
+		source := filepath.Join(dir, "main.go")
+		if err := os.WriteFile(source, []byte(program), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// In the root, so that the imports are this module's.
+		for _, args := range [][]string{{"vet", source}, {"build", "-o", filepath.Join(dir, "program"), source}} {
+			cmd := exec.Command("go", args...)
+			cmd.Dir = ".."
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("program %d: go %s: %v\n%s", i+1, args[0], err, out)
+			}
 		}
 	}
 }
+
+// aroundState makes a program of the README's second piece: what stands before it, and behind.
+var aroundState = [2]string{`package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/millrace-io/millrace/processor"
+	"github.com/millrace-io/millrace/serde"
+	"github.com/millrace-io/millrace/store"
+	"github.com/millrace-io/millrace/stream"
+	"github.com/millrace-io/millrace/timers"
+	"github.com/millrace-io/millrace/ttl"
+)
+`, `
+func newWatch() processor.Processor[string, int64, string, string] { return &watch{} }
+
+func main() {
+	b := stream.NewBuilder()
+	clicks := stream.NewTopic("clicks", serde.String(), serde.Int64())
+	summaries := stream.NewTopic("summaries", serde.String(), serde.String())
+	stream.Process(stream.From(b, clicks), newWatch, recent, quiet).To(summaries)
+	top, err := b.Build()
+	if err == nil {
+		err = top.DryRun()
+	}
+	fmt.Println(err)
+}
+`}
 
 // TestLinksLeadSomewhere: what a page links to in this repository is there.
 func TestLinksLeadSomewhere(t *testing.T) {
