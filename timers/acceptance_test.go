@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace-io/millrace/internal/fault"
 	"github.com/millrace-io/millrace/processor"
 	"github.com/millrace-io/millrace/serde"
 	"github.com/millrace-io/millrace/store"
@@ -353,4 +354,105 @@ func TestTimer(t *testing.T) {
 			s.rang()
 		}, streamtest.ManualCommit())
 	})
+}
+
+// pair has two sets of one clock.
+type pair struct {
+	sets  [2]timers.Spec[string]
+	opens [2]*timers.Set[string]
+}
+
+func (p *pair) Init(ctx processor.InitContext) (err error) {
+	for i := range p.sets {
+		if p.opens[i], err = p.sets[i].In(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *pair) Process(_ processor.Context[string, string], r processor.Record[string, string]) error {
+	if r.Key != "k" {
+		return nil
+	}
+	for _, s := range p.opens {
+		for _, ms := range []int64{10, 20} {
+			if err := s.Set(r.Key, at(ms)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *pair) OnTimer(ctx processor.Context[string, string], f timers.Fired[string]) error {
+	return ctx.Forward(processor.Record[string, string]{Key: f.Key, Value: f.Set})
+}
+
+// Of two sets of one clock the earlier timer comes first, and of equal times that of the set with the lesser name, however they are
+// attached. What is forwarded without a time has the timer's, or the wall's.
+func TestSetsTakeTurns(t *testing.T) {
+	for domain, when := range map[timers.Domain][2]int64{timers.EventTime: {10, 20}, timers.ProcessingTime: {30, 30}} {
+		b, a := timers.New("b-set", serde.String(), domain), timers.New("a-set", serde.String(), domain)
+		builder := topology.NewBuilder()
+		node := topology.AddProcessor("pair", func() processor.Processor[string, string, string, string] {
+			return &pair{sets: [2]timers.Spec[string]{b, a}}
+		}, []store.Spec{b, a}, topology.AddSource(builder, "", orders))
+		topology.AddSink("", rings, node)
+		top, err := builder.Build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := streamtest.New(t, top, streamtest.StartAt(at(0)))
+		in, out := streamtest.In(d, orders), streamtest.Out(d, rings)
+		in.SendAt(at(0), "k", "")
+		in.SendAt(at(30), "other", "")
+		d.Advance(30 * time.Millisecond)
+		early, late := at(when[0]).UTC(), at(when[1]).UTC()
+		out.Want(out.RecordAt(early, "k", "a-set"), out.RecordAt(early, "k", "b-set"), out.RecordAt(late, "k", "a-set"), out.RecordAt(late, "k", "b-set"))
+	}
+}
+
+// CoalesceTo rounds up: many timers of a key become one, which a Delete at any of their times removes.
+func TestCoalesce(t *testing.T) {
+	db, err := store.Open(store.NewMemory(), []store.Binding{{Spec: gaps, Prefix: 7}}, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	set, err := gaps.CoalesceTo(time.Second).In(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ms := range []int64{1, 999, 1000, 1001} {
+		if err := set.Set("k", at(ms)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var all []int64
+	if err := set.Each(func(f timers.Fired[string]) bool { all = append(all, f.At.UnixMilli()); return true }); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(all, []int64{1000, 2000}) {
+		t.Errorf("timers at %v", all)
+	}
+	if err := set.Delete("k", at(500)); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := set.IsSet("k", at(1)); ok || err != nil {
+		t.Errorf("IsSet: %v, %v", ok, err)
+	}
+	if set.Pending() != 1 {
+		t.Errorf("%d pending", set.Pending())
+	}
+	if err := set.Set("k", time.UnixMilli(-1)); fault.Code(err) != "timers/negative-time" {
+		t.Errorf("before 1970: %v", err)
+	}
+	last := time.UnixMilli(1<<63 - 1)
+	if err := set.Set("k", last); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := set.IsSet("k", last); !ok || err != nil {
+		t.Errorf("the last time of all: %v, %v", ok, err)
+	}
 }

@@ -556,11 +556,10 @@ func TestTimerCondemned(t *testing.T) {
 	if r, err := c.task.Step(2, nil); err != nil || r.Timers != 1 { // the record, and one of them
 		t.Fatal(r, err)
 	}
-	c.commit()
-	c.step()
 	c.seal()
-	c.task.Discard() // met, and undone: it holds on
-	c.sealed = nil
+	c.step() // meets it, in the epoch behind
+	c.committed()
+	c.task.Discard() // which is undone: it holds on
 	c.step()
 	c.rang("events k/@10", "events k/@30", "events k/@30")
 	if outs := c.task.Outputs(); len(outs) != 1 || string(outs[0].Value) != "events k/@30" {
