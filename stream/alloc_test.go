@@ -93,11 +93,43 @@ var chains = map[string]func(b *stream.Builder){
 		table := stream.TableFrom(b, stream.NewTopic("table", serde.Int64(), serde.Int64()), store.KeyValue("t", serde.Int64(), serde.Int64()))
 		stream.LeftJoin(stream.From(b, ints), table, func(n, _ int64, _ bool) int64 { return n }).To(intsOut)
 	},
+	"first input": twoInputs, "second input": twoInputs, "beside a broadcast": broadcastAndStream, "broadcast": broadcastAndStream,
+}
+
+// both is a processor of two inputs, and of a stream and a broadcast topic.
+type both struct{}
+
+func (both) Process1(ctx processor.Context[int64, int64], r processor.Record[int64, int64]) error {
+	return ctx.Forward(r)
+}
+
+func (both) Process2(ctx processor.Context[int64, int64], r processor.Record[int64, int64]) error {
+	return ctx.Forward(r)
+}
+
+func (both) Process(ctx processor.Context[int64, int64], r processor.Record[int64, int64]) error {
+	return ctx.Forward(r)
+}
+
+func (both) ProcessBroadcast(ctx processor.BroadcastContext[int64, int64], r processor.Record[int64, int64]) error {
+	return ctx.Forward(r)
+}
+
+func twoInputs(b *stream.Builder) {
+	stream.Process2(stream.From(b, ints), stream.From(b, stream.NewTopic("others", serde.Int64(), serde.Int64())),
+		func() processor.Processor2[int64, int64, int64, int64, int64] { return both{} }).To(intsOut)
+}
+
+func broadcastAndStream(b *stream.Builder) {
+	stream.ProcessBroadcast(stream.From(b, ints), stream.NewTopic("rules", serde.Int64(), serde.Int64()),
+		func() processor.BroadcastProcessor[int64, int64, int64, int64, int64, int64] { return both{} },
+		store.Broadcast("rules", serde.Int64(), serde.Int64())).To(intsOut)
 }
 
 // source is the number of the source of ints.
 func source(name string) int {
-	if name == "join" {
+	switch name {
+	case "join", "second input", "broadcast":
 		return 1
 	}
 	return 0

@@ -177,6 +177,9 @@ func kindOf(app, topic string) (kind changelog.TopicKind, ok bool) {
 	if through, found := strings.CutSuffix(rest, "-repartition"); found && through != "" {
 		return changelog.RepartitionTopic, true
 	}
+	if global, found := strings.CutSuffix(rest, "-global"); found && global != "" {
+		return changelog.ChangelogTopic, true // what tasks have told each other goes with their state
+	}
 	return 0, false
 }
 
