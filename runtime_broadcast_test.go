@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -255,6 +256,67 @@ func TestBroadcast(t *testing.T) {
 	}
 	if err := d.stop(t, 20*time.Second); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestBroadcastLogStart: a task goes on where the topic begins now, also when nothing is left of it, and does not wait for records that
+// are not there any more.
+func TestBroadcastLogStart(t *testing.T) {
+	s := newStands(t)
+	dir := millrace.StateDir(t.TempDir())
+	admin := kadm.NewClient(s.in)
+	forget := func(upTo int64) {
+		t.Helper()
+		to := kadm.Offsets{}
+		to.Add(kadm.Offset{Topic: "limits", At: upTo})
+		answers, err := admin.DeleteRecords(context.Background(), to)
+		if err == nil {
+			err = answers.Error()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.limit("x", 1)
+	s.limit("x", 2)
+	s.limit("x", 3)
+	forget(2)
+	r := launch(t, s.addrs, heralds(t), dir)
+	s.now("x=3 heard=1")
+	if err := r.stop(t, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	s.limit("x", 4)
+	forget(4)
+	r = launch(t, s.addrs, heralds(t), dir)
+	s.now("x=3 heard=1")
+	s.limit("x", 5)
+	s.until("x=3 heard=1", "x=5 heard=2")
+	if err := r.stop(t, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestBroadcastRecreated: a broadcast topic that was made anew is not read as if it were the one that was.
+func TestBroadcastRecreated(t *testing.T) {
+	s := newStands(t)
+	dir := millrace.StateDir(t.TempDir())
+	s.limit("x", 1)
+	r := launch(t, s.addrs, heralds(t), dir)
+	s.now("x=1 heard=1")
+	if err := r.stop(t, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	admin := kadm.NewClient(client(t, s.addrs))
+	if _, err := admin.DeleteTopic(context.Background(), "limits"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.CreateTopic(context.Background(), 1, 1, nil, "limits"); err != nil {
+		t.Fatal(err)
+	}
+	r = launch(t, s.addrs, heralds(t), dir)
+	if err := r.ends(t, 30*time.Second); fault.Code(err) != "topic/recreated" {
+		t.Errorf("the error is %v", err)
 	}
 }
 
