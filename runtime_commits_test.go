@@ -16,14 +16,14 @@ import (
 	"github.com/millrace-io/millrace/observe"
 )
 
-// commits notes what an instance commits.
-type commits struct {
+// commitLog notes what an instance commits.
+type commitLog struct {
 	mu   sync.Mutex
 	all  []observe.Commit
 	ends []time.Time
 }
 
-func (c *commits) option() millrace.Option {
+func (c *commitLog) option() millrace.Option {
 	return millrace.Observe(observe.Hooks{Commit: func(e observe.Commit) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -36,7 +36,7 @@ func TestCommitRecords(t *testing.T) {
 		t.Run(fmt.Sprint("pipelining ", pipelining), func(t *testing.T) {
 			addrs := broker(t, 2)
 			produceWords(t, addrs, 700, 10)
-			var c commits
+			var c commitLog
 			stop := instance(t, addrs, millrace.MemoryStores(), millrace.CommitInterval(100*time.Second), millrace.TransactionTimeout(300*time.Second), millrace.Workers(1), millrace.CommitRecords(7),
 				millrace.Pipelining(pipelining), c.option())
 			readTotals(t, addrs, 700) // none of them by the interval
@@ -62,7 +62,7 @@ func TestCommitRecords(t *testing.T) {
 func TestCommitBytes(t *testing.T) {
 	addrs := broker(t, 2)
 	produceWords(t, addrs, 20_000, 20_000)
-	var c commits
+	var c commitLog
 	stop := instance(t, addrs, millrace.MemoryStores(), millrace.CommitInterval(100*time.Second), millrace.TransactionTimeout(300*time.Second), millrace.Workers(1), millrace.CommitBytes(64<<10), c.option())
 	readTotals(t, addrs, 15_000) // the rest waits for the interval, or for more
 	if err := stop(); err != nil {
@@ -79,7 +79,7 @@ func TestCommitBytes(t *testing.T) {
 func TestMinCommitPause(t *testing.T) {
 	addrs := broker(t, 2)
 	const pause = 200 * time.Millisecond
-	var c commits
+	var c commitLog
 	stop := instance(t, addrs, millrace.MemoryStores(), millrace.CommitInterval(time.Millisecond), millrace.Workers(1), millrace.MinCommitPause(pause), c.option())
 	for i := range 6 {
 		produceWords(t, addrs, 10, 10)

@@ -24,6 +24,7 @@ import (
 type Registry struct {
 	topics map[string][16]byte
 	owners map[string]ownerRecord // by "store/<name>" and "source/<topic>"
+	fork   bool                   // somebody is making, or was making, the application from a snapshot
 	seq    uint64                 // the greatest number of a name
 	stores map[string]storeRecord // by name
 	values map[string][]serde.Form
@@ -87,6 +88,7 @@ const (
 	registryOwner  = registryPrefix + "owner/"
 	registryStore  = registryPrefix + "store/"
 	registryValue  = registryPrefix + "value/" // <store>/<version>
+	registryFork   = registryPrefix + "fork"   // there while the application is made from a snapshot (fork.go)
 )
 
 // Register reads the registry, checks the application's topics and the codecs of its stores against it, finds the names of its
@@ -103,6 +105,13 @@ func Register(ctx context.Context, r *Restorer, tasks Topic, topics []Topic, mem
 	g, err := readRegistry(ctx, r, tasks)
 	if err != nil {
 		return nil, err
+	}
+	if g.fork {
+		return nil, &fault.Error{
+			Code: "registry/fork-incomplete", Kind: fault.State, Thing: "tasks topic", Value: tasks.Name,
+			Reason: "the application is being made from a snapshot, or that was interrupted: its state is not complete",
+			Remedy: "wait until `millrace state fork` is done; if it was interrupted, `millrace reset` removes what there is, and then fork again",
+		}
 	}
 	if err := errors.Join(g.checkTopics(topics, used), g.checkStores(members)); err != nil {
 		return nil, err
@@ -186,6 +195,10 @@ func (t registryTarget) Finish() error { return nil }
 
 // apply takes one record; later ones of a key replace earlier ones.
 func (g *Registry) apply(key string, value []byte) error {
+	if key == registryFork {
+		g.fork = value != nil
+		return nil
+	}
 	topic, isTopic := strings.CutPrefix(key, registryTopic)
 	owner, isOwner := strings.CutPrefix(key, registryOwner)
 	name, isStore := strings.CutPrefix(key, registryStore)

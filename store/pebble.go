@@ -138,6 +138,8 @@ type pebbleEngine struct {
 	own    bool // shared is closed with the engine
 	closed bool
 
+	readOnly bool // no flush, no lock
+
 	// stats keeps Stats, which any goroutine may call, apart from Close.
 	stats sync.RWMutex
 
@@ -622,7 +624,10 @@ func (e *pebbleEngine) Close() (err error) {
 	if e.closed {
 		return nil
 	}
-	flushErr := e.Flush()
+	var flushErr error
+	if !e.readOnly {
+		flushErr = e.Flush()
+	}
 	e.stats.Lock()
 	defer e.stats.Unlock()
 	e.closed = true

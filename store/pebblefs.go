@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -27,6 +28,8 @@ type guardFS struct {
 
 	mu   sync.Mutex
 	lock io.Closer
+
+	aside atomic.Pointer[string] // the directory of a snapshot that is being written
 }
 
 const (
@@ -79,6 +82,9 @@ func (g *guardFS) file(f vfs.File, err error, name string) (vfs.File, error) {
 }
 
 func (g *guardFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if g.outside(name) {
+		return g.FS.Create(name, category)
+	}
 	if g.vital(name) {
 		return g.createVital(name, category)
 	}
@@ -115,6 +121,9 @@ func (g *guardFS) OpenDir(name string) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if g.outside(name) {
+		return f, nil
+	}
 	return &vitalFile{File: f, fs: g}, nil
 }
 
@@ -135,6 +144,9 @@ func (g *guardFS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteC
 }
 
 func (g *guardFS) Link(oldname, newname string) error {
+	if g.outside(newname) {
+		return g.FS.Link(oldname, newname)
+	}
 	if err := g.check(); err != nil {
 		return err
 	}
@@ -142,6 +154,9 @@ func (g *guardFS) Link(oldname, newname string) error {
 }
 
 func (g *guardFS) Rename(oldname, newname string) error {
+	if g.outside(newname) {
+		return g.FS.Rename(oldname, newname)
+	}
 	if err := g.check(); err != nil {
 		return err
 	}
@@ -163,6 +178,9 @@ func (g *guardFS) RemoveAll(name string) error {
 }
 
 func (g *guardFS) MkdirAll(dir string, _ os.FileMode) error {
+	if g.outside(dir) {
+		return g.FS.MkdirAll(dir, dirMode)
+	}
 	if err := g.check(); err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ var rooms = map[string]string{
 	"dashboard":               "query observe",
 
 	// The door.
-	".": "internal/runtime topology processor store observe observe/prom query txn",
+	".": "internal/runtime internal/task changelog topology processor store observe observe/prom query txn",
 
 	// Tests and their tools.
 	"internal/kafkatest": "devkafka",

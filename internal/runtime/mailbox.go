@@ -15,7 +15,7 @@ type mailbox struct {
 	wake chan struct{} // capacity 1
 }
 
-// message is one of: a batch, a known end, a limit of event time, a task to take over, a task to give up, a checkpoint to refresh.
+// message is one of: a batch, a known end, a limit of event time, a task to take over, a task to give up, a checkpoint to refresh, a moment to stand still for.
 type message struct {
 	run     *taskRun
 	batch   *task.Batch
@@ -23,6 +23,7 @@ type message struct {
 	limit   *limit
 	take    bool
 	release *release
+	hold    *hold
 	refresh bool // write the checkpoint again with a new wall time
 }
 

@@ -90,6 +90,7 @@ type Runtime struct {
 	workers         []*worker
 	released        map[processor.TaskID]<-chan struct{} // over all memberships
 	recheck         chan struct{}
+	snapping        atomic.Bool   // a snapshot is being taken
 	newRuns         chan struct{} // a task with several inputs began to run
 	noPurge         atomic.Bool   // deleting records is not allowed
 	fencing         atomic.Bool   // a fencing pass asked for by a restore is running

@@ -27,13 +27,18 @@ func (r *Runtime) clientOpts(role string) []kgo.Opt {
 		kgo.DialTimeout(5 * time.Second),
 		kgo.WithHooks(r.stats.client(role)),
 	}
-	opts = append(opts, r.cfg.Client...)
-	opts = append(opts, kgo.SeedBrokers(r.cfg.Brokers...))
-	if r.cfg.TLS != nil {
-		opts = append(opts, kgo.DialTLSConfig(r.cfg.TLS))
+	return append(opts, r.cfg.Connection()...)
+}
+
+// Connection is how to reach the brokers.
+func (c *Config) Connection() []kgo.Opt {
+	opts := append([]kgo.Opt(nil), c.Client...)
+	opts = append(opts, kgo.SeedBrokers(c.Brokers...))
+	if c.TLS != nil {
+		opts = append(opts, kgo.DialTLSConfig(c.TLS))
 	}
-	if len(r.cfg.SASL) > 0 {
-		opts = append(opts, kgo.SASL(r.cfg.SASL...))
+	if len(c.SASL) > 0 {
+		opts = append(opts, kgo.SASL(c.SASL...))
 	}
 	return opts
 }

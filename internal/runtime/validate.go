@@ -24,20 +24,9 @@ func (c *Config) Validate() error {
 		errs = append(errs, &fault.Error{Code: code, Kind: fault.Config, Thing: thing, Value: value, Reason: reason, Remedy: remedy})
 	}
 
-	if reason := illegalName(c.App, maxAppID); reason != "" {
-		bad("config/app-id", "application id", c.App, reason,
-			"use 1 to 100 letters, digits, '.', '_' or '-': it names the consumer group and is the prefix of topics")
-	}
+	c.connection(bad)
 	if c.Topology == nil {
 		bad("config/topology", "topology", "", "is nil", "pass what Build returned, after looking at its error")
-	}
-	if len(c.Brokers) == 0 {
-		bad("config/brokers", "seed brokers", "", "none given", "add millrace.SeedBrokers(\"host:9092\")")
-	}
-	for _, b := range c.Brokers {
-		if strings.TrimSpace(b) == "" {
-			bad("config/brokers", "seed broker", b, "is empty", "name each broker as host:port")
-		}
 	}
 	if c.Instance != "" {
 		if reason := illegalName(c.Instance, 200); reason != "" {
@@ -124,6 +113,30 @@ func (c *Config) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// ValidateConnection checks what is needed to talk to the cluster about an application.
+func (c *Config) ValidateConnection() error {
+	var errs []error
+	c.connection(func(code, thing, value, reason, remedy string) {
+		errs = append(errs, &fault.Error{Code: code, Kind: fault.Config, Thing: thing, Value: value, Reason: reason, Remedy: remedy})
+	})
+	return errors.Join(errs...)
+}
+
+func (c *Config) connection(bad func(code, thing, value, reason, remedy string)) {
+	if reason := illegalName(c.App, maxAppID); reason != "" {
+		bad("config/app-id", "application id", c.App, reason,
+			"use 1 to 100 letters, digits, '.', '_' or '-': it names the consumer group and is the prefix of topics")
+	}
+	if len(c.Brokers) == 0 {
+		bad("config/brokers", "seed brokers", "", "none given", "add millrace.SeedBrokers(\"host:9092\")")
+	}
+	for _, b := range c.Brokers {
+		if strings.TrimSpace(b) == "" {
+			bad("config/brokers", "seed broker", b, "is empty", "name each broker as host:port")
+		}
+	}
 }
 
 // refused says why there can be no listener at the address, and what to do about it.

@@ -155,6 +155,8 @@ func (w *worker) handle(m *message) {
 		w.take(m.run)
 	case m.release != nil:
 		w.release(m.run, *m.release)
+	case m.hold != nil:
+		w.stand(m.hold)
 	case m.refresh:
 		if !m.run.gone && m.run.task != nil && !w.holds(m.run) { // else its next commit does it
 			m.run.refresh(w.rt.cfg.Clock.Now())
