@@ -380,3 +380,21 @@ func TestState(t *testing.T) {
 		stop(c)
 	})
 }
+
+// TestBroadcastMany: a topic of rules that is larger than what a task may hold at a time is read to its end, in order, by every task.
+func TestBroadcastMany(t *testing.T) {
+	s := newStands(t)
+	const rules = 20_000
+	for i := range rules {
+		s.in.Produce(context.Background(), &kgo.Record{Topic: "limits", Key: []byte("x"), Value: binary.BigEndian.AppendUint64(nil, uint64(i)),
+			Headers: []kgo.RecordHeader{{Key: "why", Value: make([]byte, 100)}}}, nil)
+	}
+	if err := s.in.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	r := launch(t, s.addrs, heralds(t), millrace.StateDir(t.TempDir()), millrace.MemoryLimit(48<<20))
+	s.now(fmt.Sprintf("x=%d heard=%d", rules-1, rules))
+	if err := r.stop(t, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+}

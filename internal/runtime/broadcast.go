@@ -66,8 +66,12 @@ func newBroadcasts(rt *Runtime) *broadcasts {
 
 // subscribe begins to bring a task, which its worker has, what its broadcast topics have from its positions on.
 func (b *broadcasts) subscribe(run *taskRun) {
+	run.announcers = make([]*broadcastReader, len(run.announced))
 	for i, in := range run.announced {
-		r := b.reader(in.Topic)
+		run.announcers[i] = b.reader(in.Topic)
+	}
+	for i, in := range run.announced {
+		r := run.announcers[i]
 		r.mu.Lock()
 		if run.ctx.Err() == nil { // else it is being closed, and unsubscribed or about to be
 			r.subs = append(r.subs, &subscription{run: run, input: len(run.inputs) + i, next: in.Start, end: -1})
@@ -169,7 +173,6 @@ func (r *broadcastReader) run(ctx context.Context) {
 			select {
 			case <-r.woken:
 			case <-ctx.Done():
-			case <-time.After(broadcastWait): // room is not announced
 			}
 			continue
 		}
@@ -339,6 +342,7 @@ func (f *fetched) announce(input int, records []*kgo.Record, next int64) *task.B
 func (t *taskRun) released(b task.Batch) {
 	if b.Input >= len(t.inputs) {
 		t.announcing.Add(-int64(b.Bytes))
+		t.announcers[b.Input-len(t.inputs)].poke()
 	}
 	t.group.fetched.release(b)
 }

@@ -68,6 +68,7 @@ type taskRun struct {
 	held     atomic.Bool    // everything is paused because the task is not running yet
 
 	announced  []task.Input // broadcast inputs, each from where the task has read it
+	announcers []*broadcastReader
 	announcing atomic.Int64 // bytes of their records, wherever they are
 
 	stats *runStats
