@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -60,8 +61,8 @@ func listEnds(ctx context.Context, cl *kgo.Client, logs []TopicPartition, ends m
 	var names []string
 	left := map[string][]int32{}
 	for _, tp := range logs {
-		if _, ok := ends[tp]; ok {
-			continue
+		if _, ok := ends[tp]; ok || slices.Contains(left[tp.Topic], tp.Partition) {
+			continue // a broker refuses a request that names a partition twice; tasks of one number have their records in one
 		}
 		if left[tp.Topic] == nil {
 			names = append(names, tp.Topic)

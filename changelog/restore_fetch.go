@@ -71,11 +71,25 @@ func (r *Restorer) schedule(now time.Time) {
 			if limit < partitionBytesMax {
 				break
 			}
-			n := min(len(parts), partsPerRequest)
-			r.fetch(from, parts[:n], limit)
-			parts = parts[n:]
+			var now []*part
+			now, parts = oneRequest(parts)
+			r.fetch(from, now, limit)
 		}
 	}
+}
+
+// oneRequest parts those that go into one request from the others. A request names a partition once: tasks of one number in several
+// subtopologies read the same partition of the tasks topic, and a broker answers one of two, or refuses both.
+func oneRequest(parts []*part) (now, later []*part) {
+	for _, p := range parts {
+		twice := slices.ContainsFunc(now, func(o *part) bool { return o.Topic == p.Topic && o.Partition == p.Partition })
+		if twice || len(now) == partsPerRequest {
+			later = append(later, p)
+			continue
+		}
+		now = append(now, p)
+	}
+	return now, later
 }
 
 // asked is one partition of a request in flight.
