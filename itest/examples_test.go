@@ -19,13 +19,12 @@ var examples = []struct {
 	{"04-fraud", []string{"-payments", "60000"}},
 	{"05-sessions", nil},
 	{"06-dedup", nil},
-	{"07-count100", nil},
 	{"08-rules", nil},
-	{"09-reminders", nil},
 }
 
 // TestExamplesSurviveKills runs each example in three processes: two with its application, which are killed with SIGKILL and started again in
 // turn, and one with everything else, which compares what comes out with what must come out. That one's exit code is the verdict.
+// What depends on the wall clock (09-reminders) is in TestTimersSurviveKills, with an oracle that knows when nobody was there.
 func TestExamplesSurviveKills(t *testing.T) {
 	addrs := realKafka(t)
 	for _, e := range examples {
@@ -34,6 +33,16 @@ func TestExamplesSurviveKills(t *testing.T) {
 			exampleSurvives(t, addrs[0], e.name, e.args)
 		})
 	}
+}
+
+// TestCount100KillsItself: this one kills its application by itself, on a real Kafka as well.
+func TestCount100KillsItself(t *testing.T) {
+	addrs := realKafka(t)
+	out, err := exec.CommandContext(t.Context(), "go", "run", "../examples/07-count100", "-brokers", addrs[0]).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, tailOf(out, 2000))
+	}
+	t.Logf("%s", tailOf(out, 300))
 }
 
 func exampleSurvives(t *testing.T, addr, name string, args []string) {

@@ -82,7 +82,7 @@ var cases = []struct {
 		{id: "RS-2", what: "partition state follows its partition: none lost, none doubled", note: "there is no split logic to test: the unit of redistribution is the partition"},
 	}},
 	{"Exactly once over Kafka", []kase{
-		{id: "X-1", what: "counts by hundreds, with kills", tests: []string{"07-count100.TestExactlyEveryHundredth", "itest.TestExamplesSurviveKills"}},
+		{id: "X-1", what: "counts by hundreds, with kills", tests: []string{"07-count100.TestExactlyEveryHundredth", "itest.TestCount100KillsItself"}},
 		{id: "X-2", what: "a crash between flush and commit: invisible, and nobody waits long", tests: []string{"itest.TestKillsAtAnyInstant", "itest.TestOpenTransactionOfTheDead"}},
 		{id: "X-3", what: "open transactions of the dead, over changes of the number of instances", tests: []string{"itest.TestOpenTransactionOfTheDead", "itest.TestScaling"}},
 		{id: "X-4", what: "committed, and killed before it was noted", tests: []string{"itest.TestKillsAtAnyInstant", "itest.TestKillCostsNoState"}},

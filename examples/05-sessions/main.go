@@ -161,7 +161,7 @@ func (t *tracker) close(ctx processor.Context[string, Summary], user string, end
 func main() { demo.Main("sessions", topology, run) }
 
 func run(ctx context.Context, kafka *demo.Kafka, top *stream.Topology) error {
-	day := generate(500, time.Now().Add(-24*time.Hour).Truncate(time.Second))
+	day := generate(500, time.Now().Add(-48*time.Hour).Truncate(time.Second))
 	want, total := cut(day), int64(0)
 	for _, of := range want {
 		total += int64(len(of))
