@@ -23,7 +23,9 @@ func join(b *topology.Builder, topics ...topology.Topic[string, string]) topolog
 		nodes = append(nodes, topology.AddSource(b, "", t))
 	}
 	newP := func() processor.Processor[string, string, string, string] {
-		return processor.Func[string, string, string, string](func(ctx processor.Context[string, string], r processor.Record[string, string]) error { return ctx.Forward(r) })
+		return processor.Func[string, string, string, string](func(ctx processor.Context[string, string], r processor.Record[string, string]) error {
+			return ctx.Forward(r)
+		})
 	}
 	return topology.AddProcessor("", newP, []store.Spec{store.KeyValue("kept", serde.String(), serde.String())}, nodes[0], nodes[1:]...)
 }
