@@ -1,6 +1,7 @@
 // Command millrace helps to operate applications built on millrace.
 //
 //	millrace reset -app ID -brokers HOST:PORT[,...] [-to earliest|latest|keep] [-state DIR] [-dry-run] [-yes]
+//	millrace state show|verify|dump|diff|fork -from DIR ...
 //	millrace version
 //
 // Flags take one dash or two. The exit status says who has to act: 0 done, 1 interrupted, 2 the command line or the answer "no", 3 a state
@@ -66,7 +67,7 @@ func execute(ctx context.Context, args []string, term terminal, after func(step 
 		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(resetCommand(term, after), versionCommand())
+	root.AddCommand(resetCommand(term, after), stateCommand(term), versionCommand())
 	root.SetIn(term.in)
 	root.SetOut(term.out)
 	root.SetErr(term.err)
