@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -177,6 +179,58 @@ func TestErrorAtEveryOperation(t *testing.T) {
 	t.Logf("%d failures", failed)
 }
 
+// TestCrashWhileOpening crashes a store at every change of the disk from its creation on, and from its opening on when it has
+// rows, in which each new file of a directory that was not synced is there or is not. What a crash left opens, with no less
+// than what was flushed.
+func TestCrashWhileOpening(t *testing.T) {
+	rounds := uint64(24)
+	if testing.Short() {
+		rounds = 8
+	}
+	crashes := 0
+	for seed := range rounds {
+		mem := vfs.NewCrashableMem()
+		rng := rand.New(rand.NewPCG(seed, 12))
+		applied, flushed := 0, 0
+		for life := range 2 { // the first creates it
+			var crashed []*vfs.MemFS
+			var mu sync.Mutex // flushes and compactions write as well
+			watch := errorfs.InjectorFunc(func(op errorfs.Op) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+					crashed = append(crashed, mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng}))
+				}
+				return nil
+			})
+			e, err := store.OpenPebbleOn(errorfs.Wrap(mem, watch), "db", small)
+			if err != nil {
+				t.Fatal(err)
+			}
+			db, err := store.Open(e, []store.Binding{{Spec: faulty, Prefix: 1}}, store.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := flushed
+			if applied, flushed, err = lives(db, 5); err != nil || flushed != 5 {
+				t.Fatal(applied, flushed, err)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for i, c := range crashed {
+				if err := verify(c, before, applied); err != nil {
+					t.Fatalf("seed %d, life %d, crash at change %d of %d: %v", seed, life, i, len(crashed), err)
+				}
+			}
+			crashes += len(crashed)
+		}
+	}
+	if crashes < 40*int(rounds) {
+		t.Errorf("%d crashes: too few", crashes)
+	}
+}
+
 // TestDiskFull lets every write fail from some operation on, as a full disk does. The store stops with store/disk-full.
 func TestDiskFull(t *testing.T) {
 	step := int64(3)
@@ -271,6 +325,39 @@ func TestDamage(t *testing.T) {
 		t.Errorf("only %d damages were noticed", refused)
 	}
 	t.Logf("%d damages noticed", refused)
+}
+
+// TestMissingFile takes each file of a closed store away. What opens is consistent; what does not is store/corrupt, for which
+// the runtime sets the directory aside and restores.
+func TestMissingFile(t *testing.T) {
+	whole := vfs.NewMem()
+	_, _, err := life(whole, 12)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := whole.List("db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for _, name := range names {
+		without := vfs.NewMem()
+		if ok, err := vfs.Clone(whole, without, "db", "db"); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		if err := without.Remove(without.PathJoin("db", name)); err != nil {
+			t.Fatal(err)
+		}
+		if err := verify(without, 0, 12); err != nil {
+			refused++
+			if fault.Code(errors.Unwrap(err)) != "store/corrupt" {
+				t.Errorf("without %s: %v", name, err)
+			}
+		}
+	}
+	if refused < 3 {
+		t.Errorf("refused without %d of %v", refused, names)
+	}
 }
 
 func readAll(t *testing.T, fsys vfs.FS, path string) []byte {

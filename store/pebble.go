@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"runtime"
 	"strings"
@@ -310,8 +311,8 @@ func (e *pebbleEngine) wrap(op string, err error) error {
 		return typed
 	case diskFull(err):
 		return e.fail("store/disk-full", op, err)
-	case pebble.IsCorruptionError(err):
-		return e.fail("store/corrupt", op, err)
+	case pebble.IsCorruptionError(err), op == "open" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, pebble.ErrDBNotPristine)):
+		return e.fail("store/corrupt", op, err) // also when a file is missing, or the one with the format's version
 	case strings.Contains(err.Error(), "format major version"):
 		return e.fail("store/newer-format", op, err)
 	}

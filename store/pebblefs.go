@@ -102,7 +102,7 @@ func (g *guardFS) vital(name string) bool {
 
 func (g *guardFS) createVital(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	if g.check() == nil {
-		f, err := g.FS.Create(name, category)
+		f, err := g.createOrdered(name, category)
 		if f, err = g.file(f, err, name); err == nil {
 			return &vitalFile{File: f, fs: g}, nil
 		}
@@ -113,6 +113,25 @@ func (g *guardFS) createVital(name string, category vfs.DiskWriteCategory) (vfs.
 		return nil, err
 	}
 	return &vitalFile{File: scratch, fs: g}, nil
+}
+
+// createOrdered creates a file of createVital. What the manifest's marker names must be in the directory before the marker is:
+// Pebble syncs the directory after both, and a crash before that may leave any of them, also a marker without its manifest.
+func (g *guardFS) createOrdered(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasPrefix(g.FS.PathBase(name), "marker.manifest.") {
+		if err := g.syncDir(g.FS.PathDir(name)); err != nil {
+			return nil, err
+		}
+	}
+	return g.FS.Create(name, category)
+}
+
+func (g *guardFS) syncDir(name string) error {
+	d, err := g.FS.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // OpenDir opens a directory, which Pebble does to sync it.
