@@ -133,7 +133,9 @@ func TestWatermarksTravel(t *testing.T) {
 	w := newClockwork(t)
 	dir := filepath.Join(t.TempDir(), "state")
 	mark := func(partition int32, second int64) func(task.ControlRecord) bool {
-		return func(m task.ControlRecord) bool { return m.Partition == partition && m.Watermark == second*1000-1 && !m.Idle }
+		return func(m task.ControlRecord) bool {
+			return m.Partition == partition && m.Watermark == second*1000-1 && !m.Idle
+		}
 	}
 	patient := stream.Monotonic().Idle(0)
 	r := w.launch(patient, dir)
