@@ -117,3 +117,59 @@ func prose(text string) string {
 	}
 	return b.String()
 }
+
+// TestConformanceIsComplete: every case of the page has a test that is there, and none failed when it was written.
+func TestConformanceIsComplete(t *testing.T) {
+	text, err := os.ReadFile("conformance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), "FAILS") {
+		t.Error("a case fails")
+	}
+	known := map[string]bool{}
+	for _, pattern := range []string{"../*_test.go", "../*/*_test.go", "../*/*/*_test.go", "../*/*/*/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			source, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			room := filepath.Base(filepath.Dir(file))
+			if room == ".." {
+				room = "millrace"
+			}
+			for _, m := range testFunc.FindAllSubmatch(source, -1) {
+				known[room+"."+string(m[1])] = true
+			}
+		}
+	}
+	cases := 0
+	for _, line := range strings.Split(string(text), "\n") {
+		if !caseLine.MatchString(line) {
+			continue
+		}
+		cases++
+		tests := testName.FindAllStringSubmatch(line, -1)
+		if len(tests) == 0 {
+			t.Errorf("no test: %s", line)
+		}
+		for _, m := range tests {
+			if !known[m[1]] {
+				t.Errorf("there is no test %s: make conformance writes the page anew", m[1])
+			}
+		}
+	}
+	if cases != 67 {
+		t.Errorf("%d cases, want the 67 of state, time and operators", cases)
+	}
+}
+
+var (
+	testFunc = regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	caseLine = regexp.MustCompile(`^\| (V|L|M|RA|T|TM|W|B|RS|X)-\d+ \|`)
+	testName = regexp.MustCompile("`([\\w-]+\\.Test\\w+)")
+)

@@ -100,8 +100,10 @@ func read(r io.Reader) (map[string][]*result, error) {
 		}
 		switch e.Action {
 		case "run":
-			if i := strings.LastIndexByte(e.Test, '/'); i >= 0 {
-				parents[e.Package+" "+e.Test[:i]] = true
+			for i, c := range e.Test { // names may have slashes of their own
+				if c == '/' {
+					parents[e.Package+" "+e.Test[:i]] = true
+				}
 			}
 		case "pass", "fail":
 			leaves = append(leaves, e)
