@@ -157,8 +157,10 @@ func (t *Task) run(r *Result, limit int, interrupt func() bool) (failed error) {
 	return nil
 }
 
-// done forgets what is kept of a record or timer that has failed before and has succeeded now.
+// done is behind a record or timer that has succeeded: what fails from here on does not undo it. What is kept of it, if it had failed
+// before, is forgotten.
 func (t *Task) done() {
+	t.undo.open = false
 	if t.retry.tries > 0 && t.retry.of(t.origin) {
 		t.retry = retry{}
 	}
