@@ -34,7 +34,7 @@ func TestTimersThatCannotBeReadUndoNothing(t *testing.T) {
 	}}).start()
 	c.record(10, "a", "x")
 	c.commit()
-	c.crash() // what there is has to be read
+	c.crash()     // what there is has to be read
 	c.task.Wake() // reads the timers in processing time
 
 	c.enqueue(20, "b", "x")
