@@ -1,8 +1,10 @@
 package changelog_test
 
 import (
+	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -30,5 +32,18 @@ func TestEndsAreAskedForAgain(t *testing.T) {
 		case err != nil || ends[tp] != changelog.Ends{}:
 			t.Errorf("%s: %+v, %v", answer.Message, ends, err)
 		}
+	}
+}
+
+// Tasks of one number in two subtopologies have their records in one partition: it is asked for once, and both learn of it.
+func TestEndsOfAPartitionNamedTwice(t *testing.T) {
+	c := embedded(t, devkafka.Options{})
+	topic := c.topic(t, 2)
+	one := changelog.TopicPartition{Topic: topic.Name, Partition: 0}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ends, err := changelog.ListEnds(ctx, c.client(t), []changelog.TopicPartition{one, one, {Topic: topic.Name, Partition: 1}})
+	if err != nil || len(ends) != 2 {
+		t.Errorf("%v, %v", ends, err)
 	}
 }

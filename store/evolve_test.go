@@ -31,8 +31,6 @@ var (
 	codec3 = serde.Evolve(3, serde.JSON[string](), serde.From(2, codec2, through))
 )
 
-func join(a, b string) string { return a + "+" + b }
-
 // evolving is each kind of store with values of the three versions, and what it shows of them.
 type evolving struct {
 	spec func(version int) store.Spec
