@@ -196,7 +196,7 @@ func TestScale(t *testing.T) {
 			if name == "b" {
 				spread++
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(60 * time.Second):
 			t.Fatalf("the second instance runs %d tasks", spread)
 		}
 	}

@@ -226,12 +226,12 @@ func TestBroadcast(t *testing.T) {
 	s.limit("y", 1)
 	s.until("x=200 heard=2", "x=200 heard=3")
 	for _, r := range []*running{a, b, c} {
-		if err := r.stop(t, 20*time.Second); err != nil {
+		if err := r.stop(t, 60*time.Second); err != nil {
 			t.Fatal(err)
 		}
 	}
 	s.now("x=200 heard=3")
-	if err := d.stop(t, 20*time.Second); err != nil {
+	if err := d.stop(t, 60*time.Second); err != nil {
 		t.Fatal(err)
 	}
 
@@ -254,7 +254,7 @@ func TestBroadcast(t *testing.T) {
 			t.Fatalf("the tasks know of %q others", tasks)
 		}
 	}
-	if err := d.stop(t, 20*time.Second); err != nil {
+	if err := d.stop(t, 60*time.Second); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -283,7 +283,7 @@ func TestBroadcastLogStart(t *testing.T) {
 	forget(2)
 	r := launch(t, s.addrs, heralds(t), dir)
 	s.now("x=3 heard=1")
-	if err := r.stop(t, 20*time.Second); err != nil {
+	if err := r.stop(t, 60*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	s.limit("x", 4)
@@ -292,7 +292,7 @@ func TestBroadcastLogStart(t *testing.T) {
 	s.now("x=3 heard=1")
 	s.limit("x", 5)
 	s.until("x=3 heard=1", "x=5 heard=2")
-	if err := r.stop(t, 20*time.Second); err != nil {
+	if err := r.stop(t, 60*time.Second); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -304,7 +304,7 @@ func TestBroadcastRecreated(t *testing.T) {
 	s.limit("x", 1)
 	r := launch(t, s.addrs, heralds(t), dir)
 	s.now("x=1 heard=1")
-	if err := r.stop(t, 20*time.Second); err != nil {
+	if err := r.stop(t, 60*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	admin := kadm.NewClient(client(t, s.addrs))
@@ -315,7 +315,7 @@ func TestBroadcastRecreated(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = launch(t, s.addrs, heralds(t), dir)
-	if err := r.ends(t, 30*time.Second); fault.Code(err) != "topic/recreated" {
+	if err := r.ends(t, 60*time.Second); fault.Code(err) != "topic/recreated" {
 		t.Errorf("the error is %v", err)
 	}
 }
@@ -327,7 +327,7 @@ func TestBroadcastPartitions(t *testing.T) {
 	}
 	t.Cleanup(c.Close)
 	r := launch(t, c.ListenAddrs(), heralds(t), millrace.MemoryStores())
-	if err := r.ends(t, 20*time.Second); fault.Code(err) != "topic/broadcast-partitions" {
+	if err := r.ends(t, 60*time.Second); fault.Code(err) != "topic/broadcast-partitions" {
 		t.Errorf("the error is %v", err)
 	}
 }
@@ -364,7 +364,7 @@ func TestState(t *testing.T) {
 		}
 		stop := func(r *running) {
 			t.Helper()
-			if err := r.stop(t, 20*time.Second); err != nil {
+			if err := r.stop(t, 60*time.Second); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -394,7 +394,7 @@ func TestBroadcastMany(t *testing.T) {
 	}
 	r := launch(t, s.addrs, heralds(t), millrace.StateDir(t.TempDir()), millrace.MemoryLimit(48<<20))
 	s.now(fmt.Sprintf("x=%d heard=%d", rules-1, rules))
-	if err := r.stop(t, 20*time.Second); err != nil {
+	if err := r.stop(t, 60*time.Second); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -43,7 +43,8 @@ func TestASlowProgramIsCut(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	b := &bench{config: config{timeout: 20 * time.Second}}
-	slow := program{name: "slow", limit: func(job) time.Duration { return 700 * time.Millisecond }}
+	limit := 300 * time.Millisecond
+	slow := program{name: "slow", limit: func(job) time.Duration { return limit }}
 
 	for _, topic := range []string{"some", "none"} {
 		if err := workload.Create(ctx, kafka.Addrs(), 1, nil, false, topic); err != nil {
@@ -78,6 +79,7 @@ func TestASlowProgramIsCut(t *testing.T) {
 			}
 		}
 	}()
+	limit = 2 * time.Second
 	if m, err = newMeter(kafka.Addrs(), "some", 1000, 1000, false); err != nil {
 		t.Fatal(err)
 	}

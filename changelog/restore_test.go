@@ -211,7 +211,7 @@ func TestRestoreEndsBehindAbortedTail(t *testing.T) {
 			if res.Err != nil || res.Positions[0] != part.End {
 				t.Fatalf("from %d: ended at %v, %v", from, res.Positions, res.Err)
 			}
-			if took := time.Since(began); took > time.Second {
+			if took := time.Since(began); took > 5*time.Second { // giving up takes ten
 				t.Errorf("from %d: took %s", from, took)
 			}
 			if from < 0 && target.rows[0]["a"] != "1" || from >= 0 && len(target.rows[0]) != 0 {

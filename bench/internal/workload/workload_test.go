@@ -130,9 +130,10 @@ func TestTables(t *testing.T) {
 	}
 	feeding, enough := context.WithTimeout(ctx, 300*time.Millisecond)
 	defer enough()
+	began := time.Now()
 	written, err := Feed(feeding, b.Addrs(), "app-10-in", spec, 1000)
-	if err != nil || written < 100 || written > 1000 {
-		t.Errorf("%d records in 0.3 s at 1000/s: %v", written, err)
+	if most := int(time.Since(began).Milliseconds()) + 1; err != nil || written < 1 || written > most {
+		t.Errorf("%d records, at 1000/s at most %d: %v", written, most, err)
 	}
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Addrs()...), kgo.ConsumeTopics("app-1-in", "app-10-in"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
