@@ -27,5 +27,7 @@ func (t *Task) tidy(units int) error {
 	return err
 }
 
-// untidy reports whether it is time to look.
-func (t *Task) untidy() bool { return t.now-t.tidied >= tidyEvery && t.db.Untidy() }
+// untidy reports whether it is time to look. While the task waits for another try, no Step does.
+func (t *Task) untidy() bool {
+	return t.now-t.tidied >= tidyEvery && t.retry.until <= t.now && t.db.Untidy()
+}
