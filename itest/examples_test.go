@@ -17,7 +17,7 @@ var examples = []struct {
 	args []string
 }{
 	{"04-fraud", []string{"-payments", "60000"}},
-	{"05-sessions", nil},
+	{"05-sessions", []string{"-rate", "1000"}}, // 12,000 clicks: it must not be over before the kills
 	{"06-dedup", nil},
 	{"08-rules", nil},
 }
