@@ -342,7 +342,9 @@ func (f *fetched) announce(input int, records []*kgo.Record, next int64) *task.B
 func (t *taskRun) released(b task.Batch) {
 	if b.Input >= len(t.inputs) {
 		t.announcing.Add(-int64(b.Bytes))
-		t.announcers[b.Input-len(t.inputs)].poke()
+		for _, r := range t.announcers { // what one reader has brought took the room of all
+			r.poke()
+		}
 	}
 	t.group.fetched.release(b)
 }
