@@ -644,9 +644,16 @@ func TestFiguresOverAborts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := fk.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.TransactionAbortable, Count: 4, When: ours})
+	// Offsets are refused once a record was: of two errors in one epoch the first to be answered is its reason.
+	var refused atomic.Bool
+	h := fk.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.TransactionAbortable, Count: 4, When: func(kmsg.Request) bool { return refused.Load() }})
+	aborts := millrace.Observe(observe.Hooks{Abort: func(a observe.Abort) {
+		if a.Kind == "refused record" {
+			refused.Store(true)
+		}
+	}})
 	done := newTally(n)
-	app, stop := watched(t, addrs, top, millrace.MemoryStores(), millrace.Workers(1), millrace.CommitInterval(5*time.Millisecond), done.hook())
+	app, stop := watched(t, addrs, top, millrace.MemoryStores(), millrace.Workers(1), millrace.CommitInterval(5*time.Millisecond), done.hook(), aborts)
 	done.wait(t)
 	// A rebalance takes tasks away and gives them back, new incarnations with new kernels.
 	_, leave := watched(t, addrs, top, millrace.MemoryStores(), millrace.Workers(1))

@@ -666,7 +666,10 @@ func ttlSweep(t *testing.T) {
 	for name, p := range sweeps {
 		t.Run(name, func(t *testing.T) {
 			eachKind(t, p, func(t *testing.T, w *ttlTask, k ttlKind) {
-				const n = 200
+				n := 200
+				if testing.Short() {
+					n = 60
+				}
 				w.write(k, 0, ids("dead", n)...)
 				w.Commit()
 				live := ids("live", len(w.Physical("s"))/5) // a list has a row of ours as well

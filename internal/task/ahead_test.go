@@ -259,7 +259,11 @@ func TestAhead(t *testing.T) {
 			if len(want) < records/3 {
 				t.Fatalf("%d outputs of %d records", len(want), records)
 			}
-			for _, cache := range []int64{16 << 10, 128 << 10} {
+			caches := []int64{16 << 10, 128 << 10}
+			if testing.Short() {
+				caches = caches[:1]
+			}
+			for _, cache := range caches {
 				r := openAhead(t, c.build, cache, true)
 				got := r.drive(t, records, anyRecord)
 				if len(got) != len(want) {
