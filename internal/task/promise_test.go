@@ -38,8 +38,8 @@ import (
 // after an hour all is calm and inputs become idle. When a try is repeated depends on what happened to the task, but never by so much
 // that a record meets another time to live.
 func TestPromise(t *testing.T) {
-	for seed := range uint64(24) {
-		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { promise(t, seed, 4, 60, seed%8 >= 6) })
+	for seed := range uint64(14) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { promise(t, seed, 4, 60, seed%7 == 6) })
 	}
 }
 
@@ -69,6 +69,11 @@ func promise(t *testing.T, seed uint64, rounds, actions int, pebble bool) {
 					other = below.lines[k]
 				}
 				same(t, fmt.Sprintf("round %d, minute %d, outputs of %s", r, at/minute, l.id), l.done, other.done)
+			}
+		}
+		for k, l := range wild.lines { // every watermark has arrived, whatever was aborted on its way
+			if got, want := l.task.StreamTime(), straight.lines[k].task.StreamTime(); got != want {
+				t.Fatalf("round %d: the clock of %s shows %d, straight %d", r, l.id, got, want)
 			}
 		}
 	}
