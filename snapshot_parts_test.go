@@ -2,8 +2,11 @@ package millrace_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -34,9 +37,10 @@ func countInto(t *testing.T, from, to string) *topology.Topology {
 	return top
 }
 
-// ends is where every partition of the cluster ends, as text.
-func ends(t *testing.T, adm *kadm.Client) string {
+// ends is where every partition of the cluster ends, as text. A client of its own knows of no earlier answer.
+func ends(t *testing.T, addrs []string) string {
 	t.Helper()
+	adm := kadm.NewClient(client(t, addrs))
 	all, err := adm.ListEndOffsets(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +138,9 @@ func TestForkOfTwoInstances(t *testing.T) {
 }
 
 // lister has a list of the name of the counts.
-type lister struct{ list store.ListState[string, string] }
+type lister struct {
+	list store.ListState[string, string]
+}
 
 var countsList = store.List("counts", serde.String(), serde.String())
 
@@ -145,6 +151,37 @@ func (l *lister) Init(ctx processor.InitContext) (err error) {
 
 func (l *lister) Process(_ processor.Context[string, string], r processor.Record[string, string]) error {
 	return l.list.Append(r.Key, r.Value)
+}
+
+// keptBy gives a task of a snapshot other kernel state, and a checksum that fits.
+func keptBy(t *testing.T, dir string, state []byte) (undo func()) {
+	t.Helper()
+	s, err := changelog.ReadSnapshot(dir, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.Tasks[len(s.Tasks)-1].Dir(), changelog.SnapshotFile)
+	text, err := os.ReadFile(path)
+	var env struct{ Checksum, Manifest json.RawMessage }
+	fields := map[string]json.RawMessage{}
+	if err = errors.Join(err, json.Unmarshal(text, &env)); err == nil {
+		err = json.Unmarshal(env.Manifest, &fields)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields["state"], _ = json.Marshal(state)
+	manifest, _ := json.Marshal(fields)
+	sum := crc32.Checksum(manifest, crc32.MakeTable(crc32.Castagnoli))
+	other := fmt.Appendf(nil, `{"checksum": "crc32c:%08x", "manifest": %s}`, sum, manifest)
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, other, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := errors.Join(os.Remove(path), os.WriteFile(path, text, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestForkOtherTopology: a fork does not know the topology that will run on it; the first start does, and refuses state that means something
@@ -165,10 +202,19 @@ func TestForkOtherTopology(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.end(t)
+	before := ends(t, addrs)
+	undo := keptBy(t, dir, []byte{99})
+	if _, err := millrace.ForkState(t.Context(), dir, "two", nil, millrace.SeedBrokers(addrs...)); !errors.Is(err, &millrace.Error{Code: "task/newer-format"}) {
+		t.Errorf("kernel state of a later version: %v", err)
+	}
+	if after := ends(t, addrs); after != before {
+		t.Errorf("it has written:\n%s\nbefore:\n%s", after, before)
+	}
+	undo()
 	if _, err := millrace.ForkState(t.Context(), dir, "two", nil, millrace.SeedBrokers(addrs...)); err != nil {
 		t.Fatal(err)
 	}
-	before := ends(t, adm)
+	before = ends(t, addrs)
 	for _, c := range []struct {
 		name, code string
 		build      func(b *stream.Builder)
@@ -200,7 +246,7 @@ func TestForkOtherTopology(t *testing.T) {
 			if !errors.Is(err, &millrace.Error{Code: c.code}) || millrace.ExitCode(err) != 3 {
 				t.Errorf("exit code %d: %v", millrace.ExitCode(err), err)
 			}
-			if after := ends(t, adm); after != before {
+			if after := ends(t, addrs); after != before {
 				t.Errorf("it has written:\n%s\nbefore:\n%s", after, before)
 			}
 		})

@@ -137,6 +137,9 @@ func (f *fork) readAll(ctx context.Context) error {
 		if _, _, err := t.Verify(); err != nil {
 			return err
 		}
+		if _, err := f.c.Rename(t.State, f.renamed); err != nil {
+			return err
+		}
 		f.progress.Tasks++
 	}
 	f.progress = ForkProgress{}

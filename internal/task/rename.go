@@ -1,6 +1,11 @@
 package task
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/millrace-io/millrace/internal/fault"
+)
 
 // RenameTopics rewrites kernel state for an application whose internal topics have other names. rename returns the new name of an
 // internal topic and true, or false for one that keeps its name. What was tried again in such a topic is its first record now.
@@ -36,7 +41,10 @@ func RenameTopics(state []byte, rename func(topic string) (string, bool)) ([]byt
 		out = append(binary.AppendUvarint(out, uint64(len(body))), body...)
 	}
 	if r.bad {
-		return nil, (&Task{}).unknown("it does not decode")
+		return nil, &fault.Error{
+			Code: "task/kernel-state", Kind: fault.State, Thing: "kernel state", Value: fmt.Sprintf("%d bytes", len(state)),
+			Reason: "it does not decode", Remedy: "this is a defect, or the snapshot was written to by something else; take another one",
+		}
 	}
 	return out, nil
 }
