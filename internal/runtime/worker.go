@@ -235,7 +235,7 @@ func (w *worker) step() bool {
 			continue
 		}
 		n, ok := w.stepTask(run)
-		worked = worked || n > 0 || run.ready && w.interrupted() // asked to look up, not out of work
+		worked = worked || n > 0
 		if !ok || (w.flight == nil && w.due() != "") {
 			w.turn += i + 1
 			return true
