@@ -25,7 +25,9 @@ func TestAtLeastOnceKills(t *testing.T) {
 		t.Logf("seed %d", seed)
 		random := rand.New(rand.NewPCG(seed, 1))
 		f := newFleet(t, addrs, "alo", 4, "in", "audit", "out")
-		f.args = append(f.args, guarantee, atLeastOnce)
+		// The embedded broker waits for a leader that died after a rebalance for as long as a rebalance may take, and here several
+		// die in a row.
+		f.args = append(f.args, guarantee, atLeastOnce, "-rebalance", "15s")
 		feed := newFeeder(t, addrs, f.topic("in"), 300, seed)
 		live := map[string]*instance{"a": f.start("a"), "b": f.start("b")}
 		for _, i := range live {
