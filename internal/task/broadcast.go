@@ -10,7 +10,7 @@ import (
 // Broadcast inputs stand behind all others in Config.Inputs. Their position is the task's own: it is kept with the epoch
 // (tagBroadcast) and not in the group, which could hold one position for all tasks only.
 //
-// The order of a task is: what has come of broadcast topics, in the order of the inputs; then what failed and is tried again; then
+// The order of a task is: what failed and is tried again, which holds up all else; then what has come of broadcast topics, in the order of the inputs; then
 // timers; then records. After a start nothing else is done before every broadcast input has been read as far as it went then.
 
 // ordinary is the number of inputs that are not broadcast.
