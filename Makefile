@@ -11,7 +11,7 @@ EXAMPLES = $(sort $(dir $(wildcard examples/[0-9]*/main.go)))
 CACHE    = .cache
 
 .DEFAULT_GOAL := help
-.PHONY: help fmt lint gofmt vet staticcheck unit race examples run-examples kafka itest run-itest test conformance bench bench-quick bench-peers fuzz clean
+.PHONY: help fmt lint gofmt vet staticcheck unit race examples run-examples kafka itest run-itest test conformance bench bench-quick bench-peers fuzz fuzz-state clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ fuzz: ## every fuzz target for FUZZTIME (15s)
 	    $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$dir" </dev/null; \
 	  done; \
 	done
+
+fuzz-state: ## a million random operations on every kind of state, with crashes, aborts and clock moves, against plain maps
+	MILLRACE_STATE_OPS=1000000 $(GO) test -count=1 -timeout 60m -run '^(TestModelState|TestTTLModel)$$' -v ./store
 
 clean: ## what was built, and brokers that tests left behind
 	rm -rf bin $(CACHE) state
