@@ -40,9 +40,9 @@ func TestHarness(t *testing.T) {
 		got[r.Figure+"/"+r.Case+"/"+r.Program] = r
 	}
 	for name, has := range map[string]func(result) bool{
-		"pass/zipf 100k/raw":                 func(r result) bool { return r.CPU > 0 && r.BrokerCPU != nil && r.Outputs == r.Records },
+		"pass/zipf 100k/raw":                 func(r result) bool { return r.BrokerCPU != nil && r.Outputs == r.Records }, // its CPU may be less than a clock tick
 		"pass/zipf 100k/raw-2":               func(r result) bool { return r.Outputs == 2000 },
-		"pass/zipf 100k/millrace":            func(r result) bool { return r.Outputs == 2000 && r.RSS > 0 && r.Commits > 0 },
+		"pass/zipf 100k/millrace":            func(r result) bool { return r.Outputs == 2000 && r.RSS > 0 && r.CPU > 0 && r.Commits > 0 },
 		"start/no state/raw-changelog":       func(r result) bool { return r.First > 0 },
 		"start/no state/millrace":            func(r result) bool { return r.First > 0 && r.Rate == 0 },
 		"latency/20k/s, 100ms/raw-changelog": func(r result) bool { return r.Latency != nil && r.Latency.P50 > 0 && r.Latency.P50 <= r.Latency.Max },
