@@ -19,7 +19,7 @@ var examples = []struct {
 	{"04-fraud", []string{"-payments", "60000"}},
 	{"05-sessions", []string{"-rate", "1000"}}, // 12,000 clicks: it must not be over before the kills
 	{"06-dedup", nil},
-	{"08-rules", nil},
+	{"08-rules", []string{"-rate", "600"}},
 }
 
 // TestExamplesSurviveKills runs each example in three processes: two with its application, which are killed with SIGKILL and started again in
