@@ -165,9 +165,7 @@ func (f *fields) bytes() []byte {
 		f.rest, f.bad = nil, true
 		return nil
 	}
-	b := f.rest[:n]
-	f.rest = f.rest[n:]
-	return b
+	return f.take(int(n))
 }
 
 // take takes n bytes.
